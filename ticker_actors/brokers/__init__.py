@@ -1,0 +1,1 @@
+"""Brokers: each speaks the port that `actors.ports.Broker` declares."""

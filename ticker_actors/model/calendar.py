@@ -1,0 +1,24 @@
+"""Time as the exchange counts it. All instants are aware datetimes in UTC; days are IST dates."""
+
+from datetime import UTC, date, datetime, timedelta, timezone
+
+IST = timezone(timedelta(hours=5, minutes=30), "IST")
+"""India has one zone and no summer time, so a fixed offset is exact."""
+
+
+def trading_day(now: datetime) -> date:
+    """The IST date of an instant: Kite's order book lives for one such day."""
+    return now.astimezone(IST).date()
+
+
+def iso(instant: datetime) -> str:
+    """UTC, ISO 8601, milliseconds and `Z`: the one form of time on every wire and in every row.
+
+    Strings of this form sort as the instants do.
+    """
+    return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def from_iso(text: str) -> datetime:
+    """The instant that `iso` wrote."""
+    return datetime.fromisoformat(text)

@@ -1,0 +1,82 @@
+"""What a broker call proves. Expected failures are values; an exception from a broker is a bug.
+
+The classes are those of the order protocol: everything that is not proved is `Unknown`.
+"""
+
+from dataclasses import dataclass
+
+from ticker_actors.model.orders import BrokerOrder
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The broker answered with an order id. The order exists; its fate is read from the book."""
+
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The broker took a modify or cancel request. That is no evidence that it was carried out."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """Not one byte of the request was handed to the socket, so no order can come of it."""
+
+    message: str
+    spent: bool = True
+    """Whether it counts as an attempt. A check of our own that stopped the call does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The broker answered that it did not take the request; no order can come of it."""
+
+    error_type: str
+    """Kite's name of it, such as `MarginException`."""
+    message: str
+    retryable: bool = False
+    """Only for 429 and a dead token."""
+    retry_after: float | None = None
+    """Seconds, where the broker said so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Anything else: the order may exist, now or later. Only the order book can tell."""
+
+    message: str
+
+
+PlaceOutcome = Placed | NotSent | Refused | Unknown
+ChangeOutcome = Accepted | NotSent | Refused | Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class OrderBook:
+    """One whole read of the day's order book of one account."""
+
+    orders: tuple[BrokerOrder, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The book could not be read or understood. It proves nothing."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FeedLost:
+    """The push channel is down: updates may be missing from here on, so the book is read."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FeedBack:
+    """The push channel is up (again); what was missed must be read from the book."""
+
+
+FeedItem = BrokerOrder | FeedLost | FeedBack

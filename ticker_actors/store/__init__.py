@@ -1,0 +1,1 @@
+"""The durable tables. One transaction a `Change`."""

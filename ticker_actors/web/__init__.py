@@ -1,0 +1,1 @@
+"""HTTP and WebSocket: strict decoding, doors, and answers for people."""
