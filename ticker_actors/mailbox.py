@@ -1,0 +1,179 @@
+"""Bounded mailboxes with one-shot answers, and the lifetime of an actor.
+
+An actor owns a `Mailbox` and reads it in `run`; others call typed methods on the actor, which `ask`
+(an answer is wanted) or `tell` (it is not). Both wait for room; `ask_nowait` and `tell_nowait` raise
+`Busy` instead; all raise `Stopped` once the actor takes no more. An answer goes back over a channel
+of its own of size 1, so answering never blocks the actor.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import trio
+
+A = TypeVar("A")
+M = TypeVar("M")
+ActorT = TypeVar("ActorT", bound="Actor")
+
+
+class Busy(Exception):
+    """The mailbox is full: shed the load instead of waiting."""
+
+
+class Stopped(Exception):
+    """The actor is stopping or gone. Whether it still handled the message is not known."""
+
+
+class Request(Generic[A]):
+    """Base of messages that are answered with an A."""
+
+    __slots__ = ()
+
+
+class Reply(Generic[A]):
+    """The write end of one answer. Closing it unanswered tells the caller `Stopped`."""
+
+    __slots__ = ("_send",)
+
+    def __init__(self, send: trio.MemorySendChannel[A] | None) -> None:
+        self._send = send
+
+    def __call__(self, answer: A) -> None:
+        """Answer. Never blocks; a caller that has left is no error."""
+        if self._send is not None:
+            with suppress(trio.BrokenResourceError):
+                self._send.send_nowait(answer)
+
+    def close(self) -> None:
+        """No answer will come (any more)."""
+        if self._send is not None:
+            self._send.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Mailbox(Generic[M]):
+    """Many tasks put, one task takes. Closing it means: drain what is here, then stop."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._send, self._receive = trio.open_memory_channel[tuple[M, Reply[Any]]](size)
+
+    async def tell(self, message: M) -> None:
+        """Put, waiting for room: only from a task whose own producer may be slowed."""
+        await self._put(message, Reply(None))
+
+    def tell_nowait(self, message: M) -> None:
+        """Put without waiting."""
+        self._put_nowait(message, Reply(None))
+
+    async def ask(self, request: Request[A]) -> A:
+        """Put a request, waiting for room, and wait for its answer."""
+        send, receive = trio.open_memory_channel[A](1)
+        with receive:
+            await self._put(request, Reply(send))  # type: ignore[arg-type]  # M is a union of requests
+            return await _answer(receive)
+
+    async def ask_nowait(self, request: Request[A]) -> A:
+        """Put a request only if there is room, and wait for its answer."""
+        send, receive = trio.open_memory_channel[A](1)
+        with receive:
+            self._put_nowait(request, Reply(send))  # type: ignore[arg-type]  # as above
+            return await _answer(receive)
+
+    async def _put(self, message: M, reply: Reply[Any]) -> None:
+        try:
+            await self._send.send((message, reply))
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            raise Stopped from None
+
+    def _put_nowait(self, message: M, reply: Reply[Any]) -> None:
+        try:
+            self._send.send_nowait((message, reply))
+        except trio.WouldBlock:
+            raise Busy from None
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            raise Stopped from None
+
+    def __aiter__(self) -> AsyncIterator[tuple[M, Reply[Any]]]:
+        return self._receive.__aiter__()
+
+    def take_nowait(self) -> tuple[M, Reply[Any]] | None:
+        """The next message if one is waiting: for an actor that works in batches."""
+        try:
+            return self._receive.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return None
+
+    def close(self) -> None:
+        """Accept no more; the reader sees the end after what is already here."""
+        self._send.close()
+
+    def abandon(self) -> None:
+        """Accept no more and refuse what is left, so that no caller waits in vain."""
+        self._send.close()
+        with self._receive, suppress(trio.EndOfChannel):
+            while True:
+                _, reply = self._receive.receive_nowait()
+                reply.close()
+
+    def __len__(self) -> int:
+        return self._receive.statistics().current_buffer_used
+
+    def __repr__(self) -> str:
+        return f"<Mailbox {len(self)}/{self.size}>"
+
+
+async def _answer(receive: trio.MemoryReceiveChannel[A]) -> A:
+    try:
+        return await receive.receive()
+    except trio.EndOfChannel:
+        raise Stopped from None
+
+
+class Actor(Protocol):
+    """What `running` needs of an actor."""
+
+    @property
+    def mailboxes(self) -> tuple[Mailbox[Any], ...]:
+        """All of its mailboxes, so that they can be closed, abandoned and measured."""
+        ...
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Call `started` when it truly serves, then serve until every mailbox is closed and empty."""
+        ...
+
+
+@asynccontextmanager
+async def running(actor: ActorT, *, drain: float) -> AsyncGenerator[ActorT, None]:
+    """Run an actor for the length of the block; then let it drain, at most `drain` seconds."""
+    scope = trio.CancelScope(shield=True)
+    stopped = trio.Event()
+
+    async def host(task_status: trio.TaskStatus[None]) -> None:
+        try:
+            with scope:
+                await actor.run(task_status=task_status)
+        finally:
+            for mailbox in actor.mailboxes:
+                mailbox.abandon()
+            stopped.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(host)
+        try:
+            yield actor
+        finally:
+            for mailbox in actor.mailboxes:
+                mailbox.close()
+            scope.deadline = trio.current_time() + drain
+            with trio.CancelScope(shield=True):
+                await stopped.wait()

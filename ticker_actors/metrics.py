@@ -1,0 +1,126 @@
+"""What is measured, for `GET /metrics`. Every number here is observed where it happens."""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+"""Seconds: from one commit on a good disk to the longest wait a client may ask for."""
+_COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+
+
+class _DepthCollector(Collector):
+    """Mailbox depths, read when somebody asks: nothing is paid on the way of a message."""
+
+    def __init__(self, depths: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        self._depths = depths
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(
+            "ticker_mailbox_messages", "Messages waiting in an actor's mailbox", labels=["mailbox"]
+        )
+        for name, depth in self._depths():
+            family.add_metric([name], depth)
+        yield family
+
+
+class Metrics:
+    """All metrics of one service, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        GCCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        ProcessCollector(registry=registry)
+        self.tasks = Counter(
+            "ticker_tasks",
+            "Finished tasks",
+            ["operation", "status", "reason"],
+            registry=registry,
+        )
+        self.denied = Counter(
+            "ticker_orders_denied",
+            "Orders refused by our own risk checks",
+            ["account_id"],
+            registry=registry,
+        )
+        self.stage = Histogram(
+            "ticker_stage_seconds",
+            "Seconds of one stage: commit (waiting included), broker call, order book read, "
+            "submit to sent, submit to answered",
+            ["stage"],
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.broker_calls = Counter(
+            "ticker_broker_calls",
+            "Calls to a broker and what they proved",
+            ["account_id", "call", "outcome"],
+            registry=registry,
+        )
+        self.commit_changes = Histogram(
+            "ticker_commit_changes",
+            "Changes in one durable transaction",
+            buckets=_COUNTS,
+            registry=registry,
+        )
+        self.commit_seconds = Histogram(
+            "ticker_commit_seconds",
+            "Seconds of one durable transaction",
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.events = Counter(
+            "ticker_events", "Events committed to the log", ["event"], registry=registry
+        )
+        self.stream_connections = Gauge(
+            "ticker_stream_connections", "Open order streams", ["account_id"], registry=registry
+        )
+        self.stream_messages = Counter(
+            "ticker_stream_messages",
+            "Messages put in the queue of a stream client",
+            registry=registry,
+        )
+        self.stream_dropped = Counter(
+            "ticker_stream_clients_dropped",
+            "Stream clients closed because they did not keep up",
+            registry=registry,
+        )
+        self.deliveries = Counter(
+            "ticker_webhook_attempts",
+            "Webhook requests on the wire",
+            ["event", "result"],
+            registry=registry,
+        )
+        self.delivery_seconds = Histogram(
+            "ticker_webhook_attempt_seconds",
+            "Seconds of one webhook request",
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.http = Histogram(
+            "ticker_http_request_seconds",
+            "Seconds of one HTTP request, waits asked for included",
+            ["method", "route", "status"],
+            buckets=_FAST,
+            registry=registry,
+        )
+
+    def watch_mailboxes(self, depths: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        """Report the depths of these mailboxes whenever metrics are read."""
+        self.registry.register(_DepthCollector(depths))
+
+    def render(self) -> bytes:
+        """The Prometheus text."""
+        return generate_latest(self.registry)

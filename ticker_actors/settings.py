@@ -1,0 +1,147 @@
+"""The environment, decoded once into one frozen object. A wrong value stops the start."""
+
+import ipaddress
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from ticker_actors.log import LogFormat, LogLevel
+from ticker_actors.model.limits import Limits
+
+_Count = Annotated[int, Meta(ge=0)]
+_Positive = Annotated[int, Meta(ge=1)]
+_Seconds = Annotated[float, Meta(gt=0)]
+
+
+class SettingsError(Exception):
+    """A setting is wrong. Its message is one sentence that names it."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every setting, by its environment name in lower case, with its unit and its reason."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
+    """0 lets the system choose; the banner says which."""
+    database_url: str = "sqlite:///data/ticker.db"
+    broker: Literal["paper"] = "paper"
+    """Real orders are never the default and never inferred."""
+    paper_file: str | None = None
+    """The paper exchange's own book; beside the SQLite file when not given."""
+    paper_funds: _Positive = 1_000_000_000
+    """Rupees: enough that nobody's first order is refused."""
+    paper_seed: int = 1
+    """Of the documented price walk."""
+
+    max_order_quantity: _Positive = 1_000_000
+    """Units of one order: a slip of three zeros should not reach the exchange."""
+    task_max_attempts: _Positive = 5
+    orders_per_second: _Count = 8
+    """Kite allows 10; 2 are kept for cancels."""
+    orders_per_minute: _Count = 400
+    orders_per_day: _Count = 5000
+    absence_horizon_seconds: _Seconds = 120.0
+    """How long an unknown order may still appear at the broker: 83 s has been seen."""
+    batch_answer_seconds: _Seconds = 25.0
+    """A batch request is answered by then: most proxies give up at 30 s."""
+
+    api_key: str | None = None
+    allow_no_key: bool = False
+    """Serve another host than loopback without a key, on the operator's own word."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that clients may call this service by, besides loopback's (`Host` header)."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web pages that may use this service, such as `https://desk.example.com`."""
+    webhook_allow_private: bool | None = None
+    """Whether webhooks may go to private addresses. Default: only when bound to loopback."""
+    stream_connections_per_account: _Count = 20
+    log_level: LogLevel = "info"
+    log_format: LogFormat = "auto"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the service."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def database_file(self) -> Path:
+        """The path in `sqlite:///relative.db` or `sqlite:////absolute.db`."""
+        return Path(self.database_url.removeprefix("sqlite:///"))
+
+    @property
+    def paper_path(self) -> Path:
+        """Where the paper exchange keeps its book."""
+        if self.paper_file is not None:
+            return Path(self.paper_file)
+        return self.database_file.with_suffix(".paper.db")
+
+    @property
+    def private_webhooks(self) -> bool:
+        """Whether webhooks may go to private addresses."""
+        return self.loopback if self.webhook_allow_private is None else self.webhook_allow_private
+
+    @property
+    def limits(self) -> Limits:
+        """The account's budget at its broker."""
+        return Limits(self.orders_per_second, self.orders_per_minute, self.orders_per_day)
+
+
+def load(environment: Mapping[str, str]) -> Settings:
+    """The settings of an environment. An empty variable counts as not set."""
+    hints = get_type_hints(Settings)
+    given = {
+        name: _split(text) if hints[name] == tuple[str, ...] else text
+        for name in Settings.__struct_fields__
+        if (text := environment.get(name.upper(), "").strip())
+    }
+    for name, value in given.items():
+        try:
+            # Text from the environment is the one place where "5" means 5.
+            msgspec.convert(value, get_type_hints(Settings, include_extras=True)[name], strict=False)
+        except msgspec.ValidationError as error:
+            shown = "" if name in _SECRET else f" (it is {environment[name.upper()]!r})"
+            message = f"Setting {name.upper()} is wrong: {error}{shown}."
+            raise SettingsError(message) from None
+    settings = msgspec.convert(given, Settings, strict=False)
+    _check(settings)
+    return settings
+
+
+_SECRET = frozenset({"api_key", "database_url"})
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _check(settings: Settings) -> None:
+    """Rules across settings."""
+    url = settings.database_url
+    if not url.startswith("sqlite:///") or not url.removeprefix("sqlite:///"):
+        scheme = url.split(":", 1)[0]
+        message = (
+            f"Setting DATABASE_URL must be sqlite:///file.db, not {scheme}: "
+            "PostgreSQL is not supported yet."
+        )
+        raise SettingsError(message)
+    if settings.api_key is not None and len(settings.api_key) < MIN_KEY_LENGTH:
+        message = f"Setting API_KEY is too short: at least {MIN_KEY_LENGTH} characters."
+        raise SettingsError(message)
+    if not settings.loopback and settings.api_key is None and not settings.allow_no_key:
+        message = (
+            f"HOST={settings.host} can be reached from other machines, so API_KEY must be set "
+            "(or ALLOW_NO_KEY=1, if something else guards the door)."
+        )
+        raise SettingsError(message)
+
+
+MIN_KEY_LENGTH = 16
+"""Characters; a shorter key can be guessed."""
