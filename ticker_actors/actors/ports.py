@@ -4,7 +4,9 @@ from collections.abc import AsyncIterable
 from datetime import datetime
 from typing import Protocol
 
-from ticker_actors.model.orders import OrderChanges, PlaceOrder
+from ticker_actors.model.batches import Batch
+from ticker_actors.model.changes import Recovered
+from ticker_actors.model.orders import OrderChanges, OrderView, PlaceOrder
 from ticker_actors.model.outcomes import (
     ChangeOutcome,
     FeedItem,
@@ -12,6 +14,7 @@ from ticker_actors.model.outcomes import (
     PlaceOutcome,
     Unreadable,
 )
+from ticker_actors.model.tasks import OrderTask
 
 
 class Clock(Protocol):
@@ -46,4 +49,28 @@ class Broker(Protocol):
 
     def updates(self) -> AsyncIterable[FeedItem]:
         """Pushed order updates, and word of the channel's own state. One reader."""
+        ...
+
+
+class Reads(Protocol):
+    """What the actors ask of the tables, on connections that never wait for a commit."""
+
+    async def take_over(self, account_id: str, owner: str, now: datetime) -> Recovered:
+        """Become the account's writer, and load what is not finished."""
+        ...
+
+    async def task(self, task_id: str) -> OrderTask | None:
+        """One task, or None."""
+        ...
+
+    async def task_by_intent(self, intent: str) -> OrderTask | None:
+        """The task whose orders carry this intent in their tag, or None."""
+        ...
+
+    async def order(self, account_id: str, order_id: str) -> OrderView | None:
+        """One order of any day, or None."""
+        ...
+
+    async def batch(self, batch_id: str) -> Batch | None:
+        """One batch, or None."""
         ...

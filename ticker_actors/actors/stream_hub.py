@@ -48,6 +48,14 @@ class Subscription:
 
 
 @dataclass(frozen=True, slots=True)
+class StartFrom:
+    """An account's log stands here."""
+
+    account_id: str
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
 class Publish:
     """These events are durable: tell whoever listens."""
 
@@ -89,7 +97,7 @@ class _Account:
     clients: set[Subscription] = field(default_factory=set)
 
 
-HubMessage = Publish | Join | Leave | GetStatistics
+HubMessage = StartFrom | Publish | Join | Leave | GetStatistics
 
 
 class StreamHub:
@@ -110,9 +118,9 @@ class StreamHub:
         """Its one mailbox."""
         return (self._mailbox,)
 
-    def start_from(self, account_id: str, head: int) -> None:
-        """Tell where an account's log stands, before the hub has published anything of it."""
-        self._account(account_id).head = head
+    async def start_from(self, account_id: str, head: int) -> None:
+        """Tell where an account's log stands, before anything of it is published."""
+        await self._mailbox.tell(StartFrom(account_id, head))
 
     async def publish(self, events: tuple[Event, ...]) -> None:
         """Tell of committed events, in sequence."""
@@ -136,6 +144,8 @@ class StreamHub:
         async for message, reply in self._mailbox:
             with reply:
                 match message:
+                    case StartFrom(account_id=account_id, head=head):
+                        self._account(account_id).head = head
                     case Publish(events=events):
                         for event in events:
                             self._tell(event)

@@ -4,6 +4,7 @@ Names and statuses are Kite Connect's (https://kite.trade/docs/connect/v3/orders
 """
 
 from collections.abc import Iterator
+from datetime import date
 from typing import Annotated, Literal
 
 import msgspec
@@ -183,6 +184,8 @@ class OrderView(msgspec.Struct, frozen=True, kw_only=True):
     """The caller's own tag."""
     version: int
     """1 at first sight, one more with each change."""
+    trading_day: date
+    """IST date of first sight: whose book shows it."""
 
     def data(self) -> dict[str, object]:
         """The order on the wire: Kite's fields, `tag` the caller's and `broker_tag` ours."""

@@ -140,6 +140,43 @@ class OrderTask(msgspec.Struct, frozen=True, kw_only=True):
         return self.phase in {Phase.SENT, Phase.RESOLVING, Phase.DONE}
 
 
+def create(
+    *,
+    task_id: str,
+    intent: str,
+    key: str | None,
+    operation: Operation,
+    params: dict[str, Any],
+    account_id: str,
+    at: datetime,
+    expires_at: datetime | None,
+    max_attempts: int,
+    phase: Literal[Phase.QUEUED, Phase.PLANNED] = Phase.QUEUED,
+    order_id: str | None = None,
+    batch_id: str | None = None,
+    leg: int | None = None,
+) -> OrderTask:
+    """A new task. Without a key of the client's it has an internal one, which starts with `~`."""
+    return OrderTask(
+        task_id=task_id,
+        idempotency_key=key if key is not None else f"~{task_id}",
+        operation=operation,
+        params=params,
+        status=_STATUS[phase],
+        max_attempts=max_attempts,
+        created_at=at,
+        updated_at=at,
+        account_id=account_id,
+        phase=phase,
+        order_id=order_id,
+        batch_id=batch_id,
+        leg=leg,
+        intent=intent,
+        queued_at=at if phase is Phase.QUEUED else None,
+        expires_at=expires_at,
+    )
+
+
 FINISHED = frozenset({Phase.DONE, Phase.DEAD})
 UNSENT = frozenset({Phase.PLANNED, Phase.QUEUED, Phase.WAITING})
 
@@ -376,6 +413,9 @@ def _miss(task: OrderTask, event: GoalMissed) -> OrderTask:
 
 
 def _ask_again(task: OrderTask, event: GoalOpen) -> OrderTask:
+    if task.operation == "modify_order" and task.attempts >= task.max_attempts:
+        error = task.last_error or "The order does not show the change."
+        return _die(task, event.at, Reason.EXHAUSTED, error)
     return _to(task, Phase.WAITING, event.at, next_attempt_at=event.at)
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ticker_actors.model.batches import Batch
-from ticker_actors.model.calendar import iso, trading_day
+from ticker_actors.model.calendar import iso
 from ticker_actors.model.changes import Attempt, DeliveryResult, Webhook
 from ticker_actors.model.events import Event
 from ticker_actors.model.orders import BrokerOrder, OrderView
@@ -100,7 +100,7 @@ def of_order(view: OrderView, now: datetime) -> Row:
     return (
         view.account_id,
         view.order.order_id,
-        trading_day(now).isoformat(),
+        view.trading_day.isoformat(),
         view.order.status,
         view.task_id,
         view.tag,
@@ -140,6 +140,7 @@ def to_order(row: Mapping[str, Any]) -> OrderView:
         task_id=row["task_id"],
         tag=row["tag"],
         version=row["version"],
+        trading_day=date.fromisoformat(row["trading_day"]),
     )
 
 

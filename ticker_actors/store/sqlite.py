@@ -7,8 +7,8 @@ SQLite has been seen to report a failed write once and to succeed afterwards on 
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from datetime import date, datetime, timedelta
 from importlib import resources
 from pathlib import Path
@@ -129,23 +129,21 @@ class SqliteStore:
             needed = ".".join(map(str, OLDEST_SQLITE))
             message = f"SQLite {sqlite3.sqlite_version} is too old: {needed} or newer is needed."
             raise StoreError(message)
-        lock = _lock(path)
-        try:
+        with _locked(path), ExitStack() as connections:
             try:
-                writer = _connect(path)
+                writer = connections.enter_context(closing(_connect(path)))
                 _migrate(writer)
                 installation = _installation(writer, now, chance)
             except sqlite3.Error as error:
                 message = f"The database file {path} cannot be used: {error}."
                 raise StoreError(message) from error
             store = cls(path, writer, installation)
-            try:
-                yield store
-            finally:
-                for connection in (*store._idle, writer):
-                    connection.close()
-        finally:
-            os.close(lock)
+            connections.callback(store._close_readers)
+            yield store
+
+    def _close_readers(self) -> None:
+        for connection in self._idle:
+            connection.close()
 
     async def take_over(self, account_id: str, owner: str, now: datetime) -> Recovered:
         """Become the account's writer: raise its epoch, and load what is not finished."""
@@ -293,6 +291,11 @@ class SqliteStore:
         found = await self._all(OrderTask, "SELECT * FROM order_tasks WHERE task_id = ?", task_id)
         return found[0] if found else None
 
+    async def task_by_intent(self, intent: str) -> OrderTask | None:
+        """The task whose orders carry this intent in their tag, or None."""
+        found = await self._all(OrderTask, "SELECT * FROM order_tasks WHERE intent = ?", intent)
+        return found[0] if found else None
+
     async def attempts(self, task_id: str) -> list[Attempt]:
         """The sends of a task, in order."""
         return await self._all(
@@ -435,7 +438,8 @@ def _key(cursor: sqlite3.Cursor, key: str) -> Key:
     return rows.to(Key, cursor.fetchone())
 
 
-def _lock(path: Path) -> int:
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
     """Hold the file for this process. The system lets go of it when the process dies."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -445,11 +449,12 @@ def _lock(path: Path) -> int:
         raise StoreError(message) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
+        yield
+    except BlockingIOError:
         message = f"The database file {path} is in use by another running service."
         raise StoreError(message) from None
-    return lock
+    finally:
+        os.close(lock)
 
 
 def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:

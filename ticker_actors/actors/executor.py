@@ -1,0 +1,508 @@
+"""The ExecutorActor: takes orders, batches and their changes, each for the lane of its account.
+
+A submission is answered once it is durable, never before. Each is a child task of its own, so many
+wait for one commit together; the mailbox and the lane's queue bound how many. Cancels have a mailbox
+of their own: no flood of orders can stand before them.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import trio
+
+from ticker_actors.actors.draft import Draft
+from ticker_actors.actors.lane import Lane, LaneState
+from ticker_actors.actors.ledger import Ledger, day_end
+from ticker_actors.actors.persistence import PersistenceActor
+from ticker_actors.actors.ports import Broker, Clock, Reads
+from ticker_actors.actors.stream_hub import StreamHub
+from ticker_actors.mailbox import Mailbox, Reply, Request
+from ticker_actors.metrics import Metrics
+from ticker_actors.model import batches as saga
+from ticker_actors.model import ids, risk
+from ticker_actors.model.batches import Batch
+from ticker_actors.model.changes import Committed, Key, KeyTaken, Owned
+from ticker_actors.model.limits import Limits
+from ticker_actors.model.orders import OrderChanges, OrderView, PlaceOrder
+from ticker_actors.model.tasks import OrderTask, Phase, create
+
+MAILBOX_SIZE = 1000
+"""Requests that may wait; beyond that a client is told to come back (503)."""
+MOST_UNSENT = 2000
+"""Orders an account may have waiting to be sent: at 8 a second, four minutes' worth."""
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The task is durable. `replayed`: it was before, under the same key."""
+
+    task: OrderTask
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedBatch:
+    """The batch is durable; this is what is true of it now."""
+
+    batch_id: str
+    answer: Mapping[str, Any]
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """Our own checks refuse it; nothing was stored."""
+
+    field: str
+    message: str
+    leg: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyConflict:
+    """The idempotency key was used for something else; nothing was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overloaded:
+    """Too much waits already; nothing was stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    """There is no such order, task or batch."""
+
+
+Submitted = Accepted | Denied | KeyConflict | Overloaded | NotFound
+SubmittedBatch = AcceptedBatch | Denied | KeyConflict | Overloaded
+
+
+@dataclass(frozen=True, slots=True)
+class ClientKey:
+    """The `Idempotency-Key` of a request, and the hash of its body as sent."""
+
+    key: str
+    request_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitOrder(Request[Submitted]):
+    """Place this order."""
+
+    account_id: str
+    order: PlaceOrder
+    key: ClientKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModifyOrder(Request[Submitted]):
+    """Give an order these values."""
+
+    account_id: str
+    order_id: str
+    changes: OrderChanges
+    key: ClientKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOrder(Request[Submitted]):
+    """Cancel an order."""
+
+    account_id: str
+    order_id: str
+    key: ClientKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTask(Request[Submitted]):
+    """The task's owner does not want it any more."""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitBatch(Request[SubmittedBatch]):
+    """Place these orders, one after the other."""
+
+    account_id: str
+    orders: tuple[PlaceOrder, ...]
+    rollback_on_failure: bool
+    key: ClientKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitTask(Request[OrderTask | None]):
+    """The task when it has finished; None when it is not under way."""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitBatch(Request[Mapping[str, Any] | None]):
+    """The batch's answer when it has finished; None when it is not under way."""
+
+    batch_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GetBatch(Request[Mapping[str, Any] | None]):
+    """What is true now of a batch under way, or None."""
+
+    batch_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GetOrder(Request[OrderView | None]):
+    """An order of today in the merged view, or None."""
+
+    account_id: str
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class GetLanes(Request[tuple[LaneState, ...]]):
+    """How every account stands."""
+
+
+Urgent = CancelOrder | CancelTask
+Ordinary = SubmitOrder | ModifyOrder | SubmitBatch | AwaitTask | AwaitBatch | GetBatch | GetOrder | GetLanes
+
+
+class ExecutorActor:
+    """Runs the orders of all accounts."""
+
+    def __init__(
+        self,
+        brokers: Mapping[str, Broker],
+        persistence: PersistenceActor,
+        hub: StreamHub,
+        reads: Reads,
+        clock: Clock,
+        chance: ids.Chance,
+        metrics: Metrics,
+        *,
+        installation: str,
+        owner: str,
+        limits: Limits,
+        horizon: float,
+        max_attempts: int,
+        max_quantity: int,
+    ) -> None:
+        self._persistence = persistence
+        self._hub = hub
+        self._reads = reads
+        self._clock = clock
+        self._chance = chance
+        self._metrics = metrics
+        self._owner = owner
+        self._max_attempts = max_attempts
+        self._max_quantity = max_quantity
+        self._urgent = Mailbox[Urgent](MAILBOX_SIZE)
+        self._ordinary = Mailbox[Ordinary](MAILBOX_SIZE)
+        self._lanes = {
+            account_id: Lane(
+                Ledger(account_id, installation, horizon, limits, chance),
+                broker,
+                persistence,
+                reads,
+                clock,
+                chance,
+                metrics,
+            )
+            for account_id, broker in brokers.items()
+        }
+
+    @property
+    def mailboxes(self) -> tuple[Mailbox[Any], ...]:
+        """Cancels, and everything else."""
+        return (self._urgent, self._ordinary)
+
+    @property
+    def accounts(self) -> tuple[str, ...]:
+        """The accounts it trades for; they do not change while it runs."""
+        return tuple(self._lanes)
+
+    # What others may ask
+
+    async def submit_order(
+        self, account_id: str, order: PlaceOrder, key: ClientKey | None = None
+    ) -> Submitted:
+        """Store an order to be placed. Raises `Busy` when too many requests wait."""
+        return await self._ordinary.ask_nowait(SubmitOrder(account_id, order, key))
+
+    async def modify_order(
+        self, account_id: str, order_id: str, changes: OrderChanges, key: ClientKey | None = None
+    ) -> Submitted:
+        """Store a modification. Raises `Busy`."""
+        return await self._ordinary.ask_nowait(ModifyOrder(account_id, order_id, changes, key))
+
+    async def cancel_order(
+        self, account_id: str, order_id: str, key: ClientKey | None = None
+    ) -> Submitted:
+        """Store a cancel. Raises `Busy`."""
+        return await self._urgent.ask_nowait(CancelOrder(account_id, order_id, key))
+
+    async def cancel_task(self, task_id: str) -> Submitted:
+        """Keep a task from being sent, or have its order cancelled. Raises `Busy`."""
+        return await self._urgent.ask_nowait(CancelTask(task_id))
+
+    async def submit_batch(
+        self,
+        account_id: str,
+        orders: tuple[PlaceOrder, ...],
+        *,
+        rollback_on_failure: bool,
+        key: ClientKey | None = None,
+    ) -> SubmittedBatch:
+        """Store a batch and all its legs. Raises `Busy`."""
+        request = SubmitBatch(account_id, orders, rollback_on_failure, key)
+        return await self._ordinary.ask_nowait(request)
+
+    async def finished_task(self, task_id: str) -> OrderTask | None:
+        """Wait until a task under way has finished; None when it is not under way."""
+        return await self._ordinary.ask(AwaitTask(task_id))
+
+    async def finished_batch(self, batch_id: str) -> Mapping[str, Any] | None:
+        """Wait until a batch under way has finished; None when it is not under way."""
+        return await self._ordinary.ask(AwaitBatch(batch_id))
+
+    async def batch(self, batch_id: str) -> Mapping[str, Any] | None:
+        """What is true now of a batch under way; None when it is not."""
+        return await self._ordinary.ask(GetBatch(batch_id))
+
+    async def order(self, account_id: str, order_id: str) -> OrderView | None:
+        """An order of today."""
+        return await self._ordinary.ask(GetOrder(account_id, order_id))
+
+    async def lanes(self) -> tuple[LaneState, ...]:
+        """How every account stands."""
+        return await self._ordinary.ask(GetLanes())
+
+    # The actor
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Recover every account, then serve until the mailboxes are closed; then drain."""
+        async with trio.open_nursery() as nursery:
+            for account_id, lane in self._lanes.items():
+                head = await lane.start(self._owner, nursery)
+                await self._hub.start_from(account_id, head)
+            task_status.started()
+            async with trio.open_nursery() as readers:
+                readers.start_soon(self._read, self._urgent, nursery)
+                readers.start_soon(self._read, self._ordinary, nursery)
+            for lane in self._lanes.values():
+                lane.stop()
+        for lane in self._lanes.values():
+            lane.close()
+
+    async def _read(self, mailbox: Mailbox[Any], nursery: trio.Nursery) -> None:
+        async for message, reply in mailbox:
+            match message:
+                case AwaitTask(task_id=name) | AwaitBatch(batch_id=name):
+                    if not any(lane.wait_for(name, reply) for lane in self._lanes.values()):
+                        reply(None)
+                case GetBatch(batch_id=batch_id):
+                    answers = (lane.batch_answer(batch_id) for lane in self._lanes.values())
+                    reply(next((answer for answer in answers if answer is not None), None))
+                case GetOrder(account_id=account_id, order_id=order_id):
+                    known = self._lanes[account_id].ledger.orders.get(order_id)
+                    reply(None if known is None else known.view)
+                case GetLanes():
+                    reply(tuple(lane.state() for lane in self._lanes.values()))
+                case SubmitOrder():
+                    nursery.start_soon(self._answer, self._submit_order, message, reply)
+                case ModifyOrder() | CancelOrder():
+                    nursery.start_soon(self._answer, self._submit_change, message, reply)
+                case CancelTask():
+                    nursery.start_soon(self._answer, self._cancel_task, message, reply)
+                case SubmitBatch():
+                    nursery.start_soon(self._answer, self._submit_batch, message, reply)
+
+    async def _answer(
+        self, work: Callable[[Any], Awaitable[Any]], message: object, reply: Reply[Any]
+    ) -> None:
+        with reply:
+            reply(await work(message))
+
+    async def _submit_order(self, request: SubmitOrder) -> Submitted:
+        lane = self._lanes[request.account_id]
+        if lane.ledger.unsent() >= MOST_UNSENT:
+            return Overloaded()
+        denial = risk.denial(request.order, self._max_quantity)
+        if denial is not None:
+            self._metrics.denied.labels(request.account_id).inc()
+            return Denied(*denial)
+        now = lane.now()
+        task = create(
+            task_id=ids.task_id(now.at, self._chance),
+            intent=ids.intent(self._chance),
+            key=None if request.key is None else request.key.key,
+            operation="place_order",
+            params=_params(request.order),
+            account_id=request.account_id,
+            at=now.at,
+            expires_at=now.at + timedelta(seconds=request.order.expiry_seconds()),
+            max_attempts=self._max_attempts,
+        )
+        draft = Draft(key=_key(request.key, "task", task.task_id, request.account_id))
+        task = lane.ledger.submit(draft, task, now)
+        answer = await lane.commit_key(draft)
+        if not isinstance(answer, Committed):
+            lane.ledger.drop(task)
+            return await self._not_written(answer, request.key, request.account_id)
+        lane.ledger.adopt(task, lane.now())
+        lane.finish(draft)
+        return Accepted(task)
+
+    async def _submit_change(self, request: ModifyOrder | CancelOrder) -> Submitted:
+        lane = self._lanes[request.account_id]
+        changes = request.changes if isinstance(request, ModifyOrder) else None
+        denial = None if changes is None else risk.denial(changes, self._max_quantity)
+        if denial is not None:
+            return Denied(*denial)
+        known = lane.ledger.orders.get(request.order_id)
+        if known is None:
+            return NotFound()
+        now = lane.now()
+        params: dict[str, Any] = {
+            "order_id": request.order_id,
+            "variety": known.view.order.variety,
+        }
+        if changes is not None:
+            params["changes"] = changes.named()
+        task = create(
+            task_id=ids.task_id(now.at, self._chance),
+            intent=ids.intent(self._chance),
+            key=None if request.key is None else request.key.key,
+            operation="cancel_order" if changes is None else "modify_order",
+            params=params,
+            account_id=request.account_id,
+            at=now.at,
+            expires_at=day_end(now.at),
+            max_attempts=self._max_attempts,
+            order_id=request.order_id,
+        )
+        draft = Draft(key=_key(request.key, "task", task.task_id, request.account_id))
+        draft.tasks[task.task_id] = task
+        answer = await lane.commit_key(draft)
+        if not isinstance(answer, Committed):
+            return await self._not_written(answer, request.key, request.account_id)
+        draft = Draft()
+        lane.ledger.request_change(draft, task, lane.now())
+        lane.ledger.advance(draft, lane.now())
+        await lane.carry_out(draft)
+        return Accepted(lane.ledger.tasks.get(task.task_id) or draft.tasks[task.task_id])
+
+    async def _cancel_task(self, request: CancelTask) -> Submitted:
+        for lane in self._lanes.values():
+            if request.task_id in lane.ledger.tasks:
+                task: OrderTask | None = lane.ledger.tasks[request.task_id]
+                break
+        else:
+            task = await self._reads.task(request.task_id)
+        if task is None:
+            return NotFound()
+        lane = self._lanes[task.account_id]
+        draft = Draft()
+        lane.ledger.cancel_task(draft, task, "Its owner cancelled it.", lane.now())
+        draft.tasks.setdefault(task.task_id, lane.ledger.tasks[task.task_id])
+        task = draft.tasks[task.task_id]
+        await lane.carry_out(draft)
+        return Accepted(task)
+
+    async def _submit_batch(self, request: SubmitBatch) -> SubmittedBatch:
+        lane = self._lanes[request.account_id]
+        if lane.ledger.unsent() >= MOST_UNSENT:
+            return Overloaded()
+        for number, order in enumerate(request.orders):
+            denial = risk.denial(order, self._max_quantity)
+            if denial is not None:
+                self._metrics.denied.labels(request.account_id).inc()
+                return Denied(*denial, leg=number)
+        now = lane.now()
+        batch_id = ids.uuid(self._chance)
+        legs = [
+            create(
+                task_id=ids.task_id(now.at, self._chance),
+                intent=ids.intent(self._chance),
+                key=f"~{batch_id}:{number}",
+                operation="place_order",
+                params=_params(order),
+                account_id=request.account_id,
+                at=now.at,
+                expires_at=None,
+                max_attempts=self._max_attempts,
+                phase=Phase.PLANNED,
+                batch_id=batch_id,
+                leg=number,
+            )
+            for number, order in enumerate(request.orders)
+        ]
+        batch = Batch(
+            batch_id=batch_id,
+            account_id=request.account_id,
+            idempotency_key=f"~{batch_id}" if request.key is None else request.key.key,
+            rollback_on_failure=request.rollback_on_failure,
+            task_ids=tuple(leg.task_id for leg in legs),
+            created_at=now.at,
+            progress_at=now.at,
+        )
+        draft = Draft(key=_key(request.key, "batch", batch_id, request.account_id))
+        lane.ledger.plan(draft, batch, legs)
+        answer = await lane.commit_key(draft)
+        if not isinstance(answer, Committed):
+            return await self._batch_not_written(answer, request)
+        draft = Draft()
+        lane.ledger.adopt_batch(draft, batch, legs, lane.now())
+        await lane.carry_out(draft)
+        return AcceptedBatch(batch_id, saga.answer(batch, [saga.Leg(leg) for leg in legs]))
+
+    async def _not_written(
+        self, answer: KeyTaken | str, key: ClientKey | None, account_id: str
+    ) -> Submitted:
+        if isinstance(answer, str):
+            return Denied("", f"The database does not take this order: {answer}")
+        if not _same(answer.key, key, "task", account_id):
+            return KeyConflict()
+        task = await self._reads.task(answer.key.id)
+        return KeyConflict() if task is None else Accepted(task, replayed=True)
+
+    async def _batch_not_written(
+        self, answer: KeyTaken | str, request: SubmitBatch
+    ) -> SubmittedBatch:
+        if isinstance(answer, str):
+            return Denied("", f"The database does not take this batch: {answer}")
+        if not _same(answer.key, request.key, "batch", request.account_id):
+            return KeyConflict()
+        batch_id = answer.key.id
+        for lane in self._lanes.values():
+            known = lane.batch_answer(batch_id)
+            if known is not None:
+                return AcceptedBatch(batch_id, known, replayed=True)
+        batch = await self._reads.batch(batch_id)
+        if batch is None or batch.answer is None:
+            return KeyConflict()
+        return AcceptedBatch(batch_id, batch.answer, replayed=True)
+
+
+def _params(order: PlaceOrder) -> dict[str, Any]:
+    """An order's fields as a task stores them: those that are set."""
+    fields: Sequence[str] = order.__struct_fields__
+    return {name: value for name in fields if (value := getattr(order, name)) is not None}
+
+
+def _key(key: ClientKey | None, kind: Owned, name: str, account_id: str) -> Key | None:
+    if key is None:
+        return None
+    return Key(key.key, key.request_hash, kind, name, account_id)
+
+
+def _same(taken: Key, key: ClientKey | None, kind: Owned, account_id: str) -> bool:
+    """Whether the key was used for just this. Another account's is told from nothing else."""
+    return (
+        key is not None
+        and taken.request_hash == key.request_hash
+        and taken.kind == kind
+        and taken.account_id == account_id
+    )

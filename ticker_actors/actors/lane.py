@@ -1,0 +1,393 @@
+"""An account's lane: the one place from which its broker is called.
+
+The ledger decides, synchronously; the lane waits. Every stimulus (a request, a reply, a pushed
+update, a read of the book, the clock) goes the same way: decide into a draft, commit the draft as
+one transaction, then tell who waits and make the calls that are now durable.
+
+What happens when a reply is lost: `_call` gets `Unknown`, the ledger holds the task as *resolving*,
+and `_keep_reading` reads the order book until it shows the order or proves that there is none.
+"""
+
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import structlog
+import trio
+
+from ticker_actors.actors.draft import Draft
+from ticker_actors.actors.ledger import Ledger, Moment
+from ticker_actors.actors.persistence import PersistenceActor, Wakeup
+from ticker_actors.actors.ports import Broker, Clock, Reads
+from ticker_actors.mailbox import Reply
+from ticker_actors.metrics import Metrics
+from ticker_actors.model import batches as saga
+from ticker_actors.model.changes import Committed, KeyTaken
+from ticker_actors.model.ids import Chance
+from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
+from ticker_actors.model.outcomes import (
+    ChangeOutcome,
+    FeedBack,
+    FeedItem,
+    FeedLost,
+    NotSent,
+    OrderBook,
+    PlaceOutcome,
+    Refused,
+    Unreadable,
+)
+from ticker_actors.model.tasks import OrderTask
+
+FIRST_BACKOFF = 0.25
+MOST_BACKOFF = 30.0
+CANCEL_BACKOFF = 5.0
+"""Seconds between sends of one task; cancels never give up, so they never wait long either."""
+JITTER = 0.2
+"""Part of a back-off that chance moves it by, so that retries do not come in step."""
+
+READ_SPACING = 0.1
+"""Seconds from read to read at the least: Kite allows 10 requests a second outside of orders."""
+READ_SHARE = 20
+"""A read is followed by a pause of so many times its length: big books must not fill the day."""
+UNKNOWN_READS = (0.25, 0.5, 1.0, 2.0)
+"""Seconds between reads while an outcome is unknown; the last one repeats."""
+SETTLE_READS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds after its reply at which an order is looked for: Kite pushes nothing for a resting one."""
+LEG_SETTLE_READS = (0.05, 0.2, *SETTLE_READS)
+"""The same for a leg, on which a whole batch waits."""
+GATE_READ = 1.0
+GOAL_READ = 0.5
+FEED_DOWN_READ = 2.0
+"""Without the feed, the book is the only thing that shows fills."""
+OPEN_ORDERS_READ = 30.0
+"""With the feed, the book only catches what the feed lost."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """What `/health` and `/accounts` show of an account."""
+
+    account_id: str
+    gate_open: bool
+    feed_up: bool
+    missing: tuple[str, ...]
+    unread_seconds: float
+    """Since the last valid read of the book; 0.0 when none was wanted."""
+    last_read_error: str | None
+    unsent: int
+    unfinished: int
+
+
+class Lane:
+    """One account at its broker."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        broker: Broker,
+        persistence: PersistenceActor,
+        reads: Reads,
+        clock: Clock,
+        chance: Chance,
+        metrics: Metrics,
+    ) -> None:
+        self.ledger = ledger
+        self.account_id = ledger.account_id
+        self._broker = broker
+        self._persistence = persistence
+        self._reads = reads
+        self._clock = clock
+        self._chance = chance
+        self._metrics = metrics
+        self._nursery: trio.Nursery
+        self._pump = Wakeup()
+        self._reader = Wakeup()
+        self._waiters: dict[str, list[Reply[Any]]] = {}
+        self._feed_up = True
+        self._last_valid = trio.current_time()
+        self._last_error: str | None = None
+        self._unknown_reads = 0
+        self._read_wanted_at = 0.0
+        self._waits: set[trio.CancelScope] = set()
+
+    async def start(self, owner: str, nursery: trio.Nursery) -> int:
+        """Take over what a dead process left, then begin to serve. The account's head sequence."""
+        self._nursery = nursery
+        found = await self._reads.take_over(self.account_id, owner, self._clock.now())
+        draft = Draft()
+        self.ledger.recover(draft, found, self.now())
+        if draft:
+            _log.info("recovering", account_id=self.account_id, unfinished=len(found.tasks))
+        await self.carry_out(draft)
+        nursery.start_soon(self._keep_reading)
+        nursery.start_soon(self._keep_sending)
+        nursery.start_soon(self._listen)
+        return found.head_sequence
+
+    def now(self) -> Moment:
+        """Now, on both clocks."""
+        return Moment(self._clock.now(), trio.current_time())
+
+    async def carry_out(self, draft: Draft) -> None:
+        """Commit what was decided; then tell who waits, and make the calls it allows."""
+        if draft:
+            answer = await self._persistence.commit(draft.change(self.account_id))
+            if not isinstance(answer, Committed):
+                message = f"A change of account {self.account_id} was not stored: {answer}"
+                raise RuntimeError(message)
+        self.finish(draft)
+
+    def finish(self, draft: Draft) -> None:
+        """What follows once a draft is durable."""
+        self._tell(draft)
+        for task_id in draft.calls:
+            self._nursery.start_soon(self._call, self.ledger.tasks[task_id])
+        self.ledger.forget(draft)
+        self._pump.ring()
+        self._reader.ring()
+
+    async def commit_key(self, draft: Draft) -> Committed | KeyTaken | str:
+        """Commit a submission. A string says why the database would not take it."""
+        answer = await self._persistence.commit(draft.change(self.account_id))
+        return answer if isinstance(answer, Committed | KeyTaken) else answer.message
+
+    def wait_for(self, name: str, reply: Reply[Any]) -> bool:
+        """Answer when this task or batch has finished. False when it is not under way."""
+        if name not in self.ledger.tasks and name not in self.ledger.batches:
+            return False
+        self._waiters.setdefault(name, []).append(reply)
+        return True
+
+    def state(self) -> LaneState:
+        """How it stands."""
+        ledger = self.ledger
+        waiting = not ledger.gate_open or ledger.missing or self._last_error
+        return LaneState(
+            account_id=self.account_id,
+            gate_open=ledger.gate_open,
+            feed_up=self._feed_up,
+            missing=ledger.missing,
+            unread_seconds=trio.current_time() - self._last_valid if waiting else 0.0,
+            last_read_error=self._last_error,
+            unsent=ledger.unsent(),
+            unfinished=len(ledger.tasks),
+        )
+
+    def stop(self) -> None:
+        """Send nothing more, and stop waiting for work; what is out may still come back."""
+        self.ledger.stopping = True
+        for scope in self._waits:
+            scope.cancel()
+
+    @contextmanager
+    def _until_stopped(self) -> Iterator[None]:
+        """A wait that `stop` ends. Only waits are cut short, never a decision or its commit."""
+        with trio.CancelScope() as scope:
+            self._waits.add(scope)
+            if self.ledger.stopping:
+                scope.cancel()
+            try:
+                yield
+            finally:
+                self._waits.discard(scope)
+
+    def close(self) -> None:
+        """Nothing more will be answered."""
+        for replies in self._waiters.values():
+            for reply in replies:
+                reply.close()
+
+    def _tell(self, draft: Draft) -> None:
+        for task in draft.tasks.values():
+            if task.finished:
+                reason = "" if task.reason is None else str(task.reason)
+                self._metrics.tasks.labels(task.operation, task.status, reason).inc()
+                _log.info(
+                    "task finished",
+                    account_id=self.account_id,
+                    task_id=task.task_id,
+                    operation=task.operation,
+                    status=str(task.status),
+                    order_id=task.order_id,
+                    reason=reason or None,
+                    error=task.last_error,
+                )
+                self._answer(task.task_id, task)
+        for batch in draft.batches.values():
+            if batch.finished:
+                _log.info("batch finished", batch_id=batch.batch_id, state=batch.state)
+                self._answer(batch.batch_id, batch.answer)
+
+    def _answer(self, name: str, answer: object) -> None:
+        for reply in self._waiters.pop(name, ()):
+            with reply:
+                reply(answer)
+
+    # Sending
+
+    async def _keep_sending(self) -> None:
+        """Do what the clock makes due."""
+        while not self.ledger.stopping:
+            draft = Draft()
+            self.ledger.turn(draft, self.now())
+            await self.carry_out(draft)
+            with self._until_stopped(), trio.move_on_after(self.ledger.next_turn(self.now())):
+                await self._pump.wait()
+
+    async def _call(self, task: OrderTask) -> None:
+        """One request to the broker. Nothing is awaited between the last check and the call."""
+        stop = self.ledger.must_not_send(task, self.now())
+        began = trio.current_time()
+        if stop is not None:
+            outcome: PlaceOutcome | ChangeOutcome = NotSent(stop, spent=False)
+        else:
+            outcome = await self._request(task)
+        seconds = trio.current_time() - began
+        self._metrics.stage.labels(f"broker {task.operation}").observe(seconds)
+        name = type(outcome).__name__.lower()
+        self._metrics.broker_calls.labels(self.account_id, task.operation, name).inc()
+        draft, now = Draft(), self.now()
+        again = now.at + timedelta(seconds=self._backoff(task, outcome))
+        self.ledger.answer(draft, task.task_id, outcome, again, now)
+        self._unknown_reads = 0
+        await self.carry_out(draft)
+
+    def _request(self, task: OrderTask) -> Awaitable[PlaceOutcome | ChangeOutcome]:
+        match task.operation:
+            case "place_order":
+                order = msgspec.convert(task.params, PlaceOrder)
+                return self._broker.place(order, task.broker_tag or "")
+            case "modify_order":
+                changes = msgspec.convert(task.params["changes"], OrderChanges)
+                return self._broker.modify(task.order_id or "", task.params["variety"], changes)
+            case "cancel_order":
+                return self._broker.cancel(task.order_id or "", task.params["variety"])
+
+    def _backoff(self, task: OrderTask, outcome: PlaceOutcome | ChangeOutcome) -> float:
+        most = CANCEL_BACKOFF if task.operation == "cancel_order" else MOST_BACKOFF
+        seconds: float = min(most, FIRST_BACKOFF * 2.0 ** min(task.sends, 16))
+        seconds *= 1 + JITTER * (self._chance(16) / 2**15 - 1)
+        if isinstance(outcome, NotSent) and not outcome.spent:
+            return 0.0
+        if isinstance(outcome, Refused) and outcome.retry_after is not None:
+            return max(seconds, outcome.retry_after)
+        return seconds
+
+    # Reading the book
+
+    async def _keep_reading(self) -> None:
+        """One poller for all that the book can tell: the gate, unknowns, settling, fills."""
+        began, pause = -float("inf"), READ_SPACING
+        while not self.ledger.stopping:
+            at = max(self._next_read(began), began + pause)
+            if at > trio.current_time():
+                with self._until_stopped(), trio.move_on_at(at):
+                    await self._reader.wait()
+                continue
+            began = trio.current_time()
+            await self._read()
+            pause = max(READ_SPACING, READ_SHARE * (trio.current_time() - began))
+            pause = min(pause, FEED_DOWN_READ)
+
+    def _next_read(self, last: float) -> float:
+        """When the book is to be read next, given when the last read began. Infinity: not at all."""
+        ledger = self.ledger
+        wanted = [float("inf") if self._read_wanted_at <= last else self._read_wanted_at]
+        if not ledger.gate_open or ledger.missing or self._last_error is not None:
+            wanted.append(last + GATE_READ)
+        if ledger.resolving():
+            step = min(self._unknown_reads, len(UNKNOWN_READS) - 1)
+            wanted.append(last + UNKNOWN_READS[step])
+        if ledger.goals_resolving():
+            wanted.append(last + GOAL_READ)
+        for since, leg in ledger.unsettled():
+            schedule = LEG_SETTLE_READS if leg else SETTLE_READS
+            wanted.extend(since + at for at in schedule if since + at > last)
+        if ledger.open_orders():
+            wanted.append(last + (OPEN_ORDERS_READ if self._feed_up else FEED_DOWN_READ))
+        return min(wanted)
+
+    async def _read(self) -> None:
+        began = self.now()
+        with self._until_stopped():
+            book = await self._broker.orders()
+            if isinstance(book, OrderBook):
+                await self._recall(book.orders)
+        if self.ledger.stopping:
+            return
+        self._metrics.stage.labels("order book read").observe(trio.current_time() - began.mono)
+        self._unknown_reads += 1
+        if isinstance(book, Unreadable):
+            if self._last_error is None:
+                _log.warning("order book unreadable", account_id=self.account_id, error=book.message)
+            self._last_error = book.message
+            return
+        self._last_error = None
+        draft = Draft()
+        if self.ledger.read(draft, book.orders, began, self.now()):
+            self._last_valid = trio.current_time()
+        elif self.ledger.missing:
+            _log.warning(
+                "order book misses known orders",
+                account_id=self.account_id,
+                order_ids=self.ledger.missing[:10],
+            )
+        await self.carry_out(draft)
+
+    async def _recall(self, rows: tuple[BrokerOrder, ...]) -> None:
+        """Fetch what the store knows of orders with our tag that the ledger does not hold."""
+        for order_id, intent in self.ledger.strangers(rows).items():
+            task = await self._reads.task_by_intent(intent)
+            view = await self._reads.order(self.account_id, order_id)
+            if task is None:
+                _log.error("order with our tag but no task", order_id=order_id, intent=intent)
+            self.ledger.remember(order_id, task, view)
+
+    # The feed
+
+    async def _listen(self) -> None:
+        updates = aiter(self._broker.updates())
+        while not self.ledger.stopping:
+            item: FeedItem | None = None
+            with self._until_stopped():
+                item = await anext(updates, None)
+                if isinstance(item, BrokerOrder):
+                    await self._recall((item,))
+            draft, now = Draft(), self.now()
+            match item:
+                case None:
+                    return
+                case FeedLost(message=message):
+                    self._turn_feed(draft, up=False, message=message, now=now)
+                case FeedBack():
+                    self._read_wanted_at = now.mono  # what was missed is in the book
+                    self._reader.ring()
+                    self._turn_feed(draft, up=True, message="The order feed is back.", now=now)
+                case BrokerOrder():
+                    self.ledger.sight(draft, item, "feed", now)
+                    self.ledger.advance(draft, now)
+            await self.carry_out(draft)
+
+    def _turn_feed(self, draft: Draft, *, up: bool, message: str, now: Moment) -> None:
+        if up == self._feed_up:
+            return
+        self._feed_up = up
+        _log.warning("order feed", account_id=self.account_id, up=up, message=message)
+        state = "feed_back" if up else "feed_lost"
+        draft.endings.append(
+            self.ledger.scribe.account_status(self.account_id, state, message, now.at)
+        )
+
+    # Answers about what is under way
+
+    def batch_answer(self, batch_id: str) -> dict[str, Any] | None:
+        """What is true now of a batch under way, or None."""
+        batch = self.ledger.batches.get(batch_id)
+        return None if batch is None else saga.answer(batch, self.ledger.legs(batch))
+
+

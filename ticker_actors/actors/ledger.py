@@ -1,0 +1,649 @@
+"""An account's ledger: every unfinished task, every order of the day, every unfinished batch.
+
+All state of an account changes here, in synchronous methods; nothing here waits. Each method takes
+the draft of one transaction and writes down what it changed. The lane commits the draft, then acts.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+
+import msgspec
+
+from ticker_actors.actors.draft import Draft
+from ticker_actors.model import batches as saga
+from ticker_actors.model import events as catalogue
+from ticker_actors.model import goals, ids, tags
+from ticker_actors.model.absence import AbsenceWatch
+from ticker_actors.model.batches import Batch, Leg
+from ticker_actors.model.calendar import IST, trading_day
+from ticker_actors.model.changes import Attempt, Recovered
+from ticker_actors.model.events import Scribe
+from ticker_actors.model.limits import Budget, Limits
+from ticker_actors.model.orders import SETTLED, BrokerOrder, OrderView, PlaceOrder, Source
+from ticker_actors.model.orders import REGISTERED, merge
+from ticker_actors.model.outcomes import ChangeOutcome, Placed, PlaceOutcome
+from ticker_actors.model.tasks import (
+    AbsenceProved,
+    Answered,
+    CancelAsked,
+    DayEnded,
+    Expired,
+    GoalOpen,
+    Interrupted,
+    OrderTask,
+    Phase,
+    Queued,
+    Reason,
+    Seen,
+    Sent,
+    Superseded,
+    TaskEvent,
+    advance,
+    contradiction,
+    create,
+)
+
+CANCEL_RESERVE = Limits(per_second=2, per_minute=40, per_day=100)
+"""Cancels have this budget of their own beside the orders' one: reducing risk must never queue."""
+KNOWN_SECONDS = 5.0
+"""An order known this long before a read began must be in it, or the read is not valid."""
+AMO_DAYS = 4
+"""An after-market order may first show in the next session's book: over a weekend and a holiday."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Now, on both clocks: the wall's for what is written, the process's own for waiting."""
+
+    at: datetime
+    mono: float
+    """Seconds."""
+
+
+@dataclass(slots=True)
+class Known:
+    """An order of the view, and since when it is known."""
+
+    view: OrderView
+    since: float
+    """Process seconds of first sight; minus infinity for one that a dead process had seen."""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The state of one account. Built by its lane from what the store recovered."""
+
+    account_id: str
+    installation: str
+    horizon: float
+    """Seconds that an unknown order may take to appear."""
+    limits: Limits
+    chance: ids.Chance
+    epoch: int = 0
+    tasks: dict[str, OrderTask] = field(default_factory=dict)
+    """Unfinished ones, and the legs of unfinished batches."""
+    orders: dict[str, Known] = field(default_factory=dict)
+    batches: dict[str, Batch] = field(default_factory=dict)
+    gate_open: bool = False
+    """No order is sent before one valid read of the book; cancels may pass."""
+    stopping: bool = False
+    missing: tuple[str, ...] = ()
+    """Orders that the last read of the book should have shown and did not."""
+    _day: date = date.min
+    _queue: deque[str] = field(default_factory=deque)
+    """Place tasks that may be sent, in order."""
+    _goals: dict[str, list[str]] = field(default_factory=dict)
+    """Unfinished cancel and modify tasks of an order, in order."""
+    _intents: dict[str, str] = field(default_factory=dict)
+    _timers: list[tuple[datetime, str]] = field(default_factory=list)
+    """When to look at a task or batch again; stale entries do no harm."""
+    _watches: dict[str, AbsenceWatch] = field(default_factory=dict)
+    _calling: set[str] = field(default_factory=set)
+    """Tasks whose broker call has not returned: they are held until it has."""
+    _foreign: set[str] = field(default_factory=set)
+    """Orders with our tag that no task of ours explains."""
+    scribe: Scribe = field(init=False)
+    _budget: Budget = field(init=False)
+    _reserve: Budget = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.scribe = Scribe(lambda at: ids.event_id(at, self.chance))
+        self._budget = Budget(self.limits)
+        self._reserve = Budget(CANCEL_RESERVE)
+
+    # The start
+
+    def recover(self, draft: Draft, found: Recovered, now: Moment) -> None:
+        """Take over what a dead process left. What it had sent is looked up, never sent again."""
+        self.epoch, self._day = found.epoch, trading_day(now.at)
+        for view in found.orders:
+            self.orders[view.order.order_id] = Known(view, -float("inf"))
+        for batch in found.batches:
+            self.batches[batch.batch_id] = batch
+        for attempt in found.attempts:
+            age = (now.at - attempt.sent_at).total_seconds()
+            self._count(attempt.operation, now.mono - age)
+        for task in found.tasks:
+            self._hold(task)
+            if task.phase in {Phase.SENT, Phase.RESOLVING}:
+                self.change(draft, task.task_id, Interrupted(now.at), now)
+            else:
+                self._schedule(task, now)
+
+    # Requests
+
+    def submit(self, draft: Draft, task: OrderTask, now: Moment) -> OrderTask:
+        """A new task for the draft: sent by the very transaction that stores it, when it can be.
+
+        The ledger does not hold it yet: `adopt` it once the transaction is durable.
+        """
+        if not self._queue and self._may_place(now):
+            task = self._send(draft, task, now)
+        draft.tasks[task.task_id] = task
+        return task
+
+    def drop(self, task: OrderTask) -> None:
+        """Forget a submission that was not written: its key was taken."""
+        self._calling.discard(task.task_id)
+
+    def adopt(self, task: OrderTask, now: Moment) -> None:
+        """Hold a task that is durable."""
+        self._hold(task)
+        self._schedule(task, now)
+
+    def request_change(self, draft: Draft, task: OrderTask, now: Moment) -> None:
+        """A new cancel or modify task, which its order may settle at once."""
+        self._hold(task)
+        draft.tasks[task.task_id] = task
+        self._supersede(draft, task, now)
+        self._judge(draft, task.order_id or "", now)
+        if not self.tasks[task.task_id].finished:
+            self._schedule(self.tasks[task.task_id], now)
+
+    def plan(self, draft: Draft, batch: Batch, legs: Sequence[OrderTask]) -> None:
+        """A new batch: it and its legs in one transaction. `adopt_batch` it once that is durable."""
+        draft.batches[batch.batch_id] = batch
+        draft.tasks.update((leg.task_id, leg) for leg in legs)
+
+    def adopt_batch(self, draft: Draft, batch: Batch, legs: Sequence[OrderTask], now: Moment) -> None:
+        """Hold a durable batch, and take its first step."""
+        self.batches[batch.batch_id] = batch
+        for leg in legs:
+            self._hold(leg)
+        draft.touched.add(batch.batch_id)
+        self.advance(draft, now)
+
+    def cancel_task(self, draft: Draft, task: OrderTask, why: str, now: Moment) -> None:
+        """A task's owner does not want it any more."""
+        self._hold(task)
+        self.change(draft, task.task_id, CancelAsked(now.at, why), now)
+        self.advance(draft, now)
+
+    # What comes back
+
+    def answer(
+        self, draft: Draft, task_id: str, outcome: PlaceOutcome | ChangeOutcome, again: datetime, now: Moment
+    ) -> None:
+        """A broker call returned. `again`: when to try or to look again, if that is the outcome."""
+        self._calling.discard(task_id)
+        task = draft.tasks[task_id] = self.tasks[task_id]
+        draft.attempts[task_id, task.sends] = self._attempt(
+            task,
+            answered_at=now.at,
+            outcome=type(outcome).__name__.lower(),
+            detail=getattr(outcome, "message", None) or getattr(outcome, "order_id", None),
+        )
+        if isinstance(outcome, Placed):
+            self.sight(draft, _registered(task, outcome.order_id), "reply", now)
+        self.change(draft, task_id, Answered(now.at, outcome, again), now)
+        self.advance(draft, now)
+
+    def strangers(self, rows: Iterable[BrokerOrder]) -> dict[str, str]:
+        """Rows with our tag that this ledger does not know: order id and intent.
+
+        Their tasks have ended, or were ended by another process: the store knows them.
+        """
+        found = {}
+        for row in rows:
+            if row.order_id not in self.orders and row.order_id not in self._foreign:
+                tag = tags.ours(row.all_tags(), self.installation)
+                if tag is not None and tag.intent not in self._intents:
+                    found[row.order_id] = tag.intent
+        return found
+
+    def remember(self, order_id: str, task: OrderTask | None, view: OrderView | None) -> None:
+        """Take a stranger's task, and its order where one was seen, back from the store."""
+        if task is None:
+            self._foreign.add(order_id)
+            return
+        self._hold(task)
+        if view is not None:
+            self.orders[view.order.order_id] = Known(view, -float("inf"))
+
+    def sight(self, draft: Draft, row: BrokerOrder, source: Source, now: Moment) -> None:
+        """A report of an order: merge it into the view, tell what changed, complete its task."""
+        known = self.orders.get(row.order_id)
+        tag = tags.ours((known.view.order if known else row).all_tags(), self.installation)
+        if known is None:
+            task = self.tasks.get(self._intents.get(tag.intent, "")) if tag else None
+            if task is None or tag is None:
+                return  # placed elsewhere
+            view = OrderView(
+                account_id=self.account_id,
+                order=row,
+                task_id=task.task_id,
+                tag=task.params.get("tag"),
+                version=1,
+                trading_day=trading_day(now.at),
+            )
+            known = self.orders[row.order_id] = Known(view, now.mono)
+            told = catalogue.of_view(None, row)
+        else:
+            old = known.view.order
+            merged = merge(old, row, source)
+            told = catalogue.of_view(old, merged)
+            if not told:
+                return
+            view = msgspec.structs.replace(known.view, order=merged, version=known.view.version + 1)
+            known.view = view
+        draft.orders[row.order_id] = view
+        for name in told:
+            draft.events.append(self.scribe.order(name, view, tag.intent if tag else None, now.at))
+        if "order_placed" in told and tag is not None:
+            sliced = row.variety == "iceberg"
+            found_by = Seen(now.at, row.order_id, source, tag.send, sliced)
+            self.change(draft, view.task_id, found_by, now)
+        self._judge(draft, row.order_id, now)
+        if (task := self.tasks.get(view.task_id)) is not None and task.batch_id is not None:
+            draft.touched.add(task.batch_id)
+
+    def read(
+        self, draft: Draft, rows: Sequence[BrokerOrder], began: Moment, now: Moment
+    ) -> bool:
+        """The whole book was read. True when the read is valid: it holds every order it should."""
+        day = trading_day(began.at)
+        present = {row.order_id for row in rows}
+        expected = [
+            order_id
+            for order_id, known in self.orders.items()
+            if known.view.trading_day == day and known.since <= began.mono - KNOWN_SECONDS
+        ]
+        self.missing = tuple(order_id for order_id in expected if order_id not in present)
+        for row in rows:
+            self.sight(draft, row, "book", now)
+        valid = not self.missing and day == trading_day(now.at)
+        if valid:
+            for task_id, watch in list(self._watches.items()):
+                task = self.tasks[task_id]
+                if watch.observe(began=began.mono, day=day, orders_known=bool(expected)):
+                    self.change(draft, task.task_id, AbsenceProved(now.at), now)
+            if not self.gate_open:
+                self.gate_open = True
+                draft.touched.update(self.batches)
+            self._ask_again(draft, began, now)
+        self.advance(draft, now)
+        return valid
+
+    # Time
+
+    def turn(self, draft: Draft, now: Moment) -> None:
+        """Do what is due: expiries, retries, the next legs; then send what may be sent."""
+        if trading_day(now.at) != self._day:
+            self._roll(draft, trading_day(now.at), now)
+        while self._timers and self._timers[0][0] <= now.at:
+            _, name = heapq.heappop(self._timers)
+            if name in self.batches:
+                draft.touched.add(name)
+            elif name in self.tasks:
+                self._due(draft, self.tasks[name], now)
+        self.advance(draft, now)
+
+    def next_turn(self, now: Moment) -> float:
+        """Seconds until `turn` has something to do by itself."""
+        tomorrow = datetime.combine(self._day + timedelta(days=1), time(), IST)
+        due = min(self._timers[0][0] if self._timers else tomorrow, tomorrow)
+        seconds = max(0.0, (due - now.at).total_seconds())
+        if self._queue and self.gate_open:
+            seconds = min(seconds, self._budget.wait(now.mono))
+        if any(self._sendable_goals(now)):
+            seconds = min(seconds, self._goal_wait(now))
+        return seconds
+
+    def advance(self, draft: Draft, now: Moment) -> None:
+        """Let the batches that something happened to take their steps; send what may be sent."""
+        if self.stopping:
+            return  # a new process goes on from here
+        while draft.touched:
+            batch = self.batches.get(draft.touched.pop())
+            if batch is not None and self.gate_open:
+                self._step(draft, batch, now)
+        for task_id in tuple(self._sendable_goals(now)):
+            if self._goal_wait(now) > 0:
+                break
+            self._admit(draft, task_id, now)
+        while self._queue and self._may_place(now):
+            task = self.tasks.get(self._queue.popleft())
+            if task is not None and task.phase in {Phase.QUEUED, Phase.WAITING}:
+                self._admit(draft, task.task_id, now)
+
+    def _may_place(self, now: Moment) -> bool:
+        return self.gate_open and not self.stopping and self._budget.wait(now.mono) <= 0
+
+    def must_not_send(self, task: OrderTask, now: Moment) -> str | None:
+        """The last look before the first byte, after a commit that may have taken long."""
+        task = self.tasks[task.task_id]
+        if task.expires_at is not None and task.expires_at <= now.at:
+            return "It expired while it was being stored."
+        if task.operation == "place_order" and task.cancel_requested:
+            return "It was cancelled while it was being stored."
+        return None
+
+    # What the lane's reader wants to know
+
+    def resolving(self) -> bool:
+        """Whether an unknown place call waits for the book."""
+        return bool(self._watches)
+
+    def unsettled(self) -> Iterator[tuple[float, bool]]:
+        """Orders of which only the reply is known: since when, and whether a batch waits."""
+        for known in self.orders.values():
+            order = known.view.order
+            if not order.terminal and order.status not in SETTLED:
+                task = self.tasks.get(known.view.task_id)
+                yield known.since, task is not None and task.batch_id in self.batches
+
+    def goals_resolving(self) -> bool:
+        """Whether a cancel or modify waits for its order to show it."""
+        return any(
+            self.tasks[task_id].phase is Phase.RESOLVING
+            for queue in self._goals.values()
+            for task_id in queue
+        )
+
+    def open_orders(self) -> bool:
+        """Whether any order may still change."""
+        return any(not known.view.order.terminal for known in self.orders.values())
+
+    def legs(self, batch: Batch) -> list[Leg]:
+        """The batch's legs as they stand."""
+        return [self._leg(self.tasks[task_id]) for task_id in batch.task_ids]
+
+    def unsent(self) -> int:
+        """How many orders wait to be sent."""
+        return len(self._queue)
+
+    def forget(self, draft: Draft) -> None:
+        """Let go of what a durable transaction finished: the store remembers it."""
+        for batch in draft.batches.values():
+            if batch.finished and batch.batch_id in self.batches:
+                del self.batches[batch.batch_id]
+                for task_id in batch.task_ids:
+                    self._release(self.tasks[task_id])
+        for task in draft.tasks.values():
+            current = self.tasks.get(task.task_id)
+            if current is not None and current.batch_id not in self.batches:
+                self._release(current)
+
+    # Inside
+
+    def change(self, draft: Draft, task_id: str, event: TaskEvent, now: Moment) -> None:
+        """One step of one task, and the events that tell of it."""
+        old = self.tasks[task_id]
+        new = advance(old, event)
+        message = contradiction(old, event)
+        if message is not None:
+            order_id = event.order_id if isinstance(event, Seen) else old.order_id
+            draft.events.append(self.scribe.order_incident(new, message, order_id, now.at))
+        if new is old:
+            return
+        self.tasks[task_id] = draft.tasks[task_id] = new
+        if new.phase is not old.phase:
+            self._tell(draft, new)
+            self._schedule(new, now)
+        if new.batch_id is not None:
+            draft.touched.add(new.batch_id)
+        if new.cancel_requested and new.phase is Phase.DONE and new.order_id is not None:
+            self._follow_with_cancel(draft, new, now)
+
+    def _tell(self, draft: Draft, task: OrderTask) -> None:
+        if task.phase is Phase.DEAD and task.operation == "place_order":
+            unresolved = task.reason is Reason.UNRESOLVED
+            tell = self.scribe.order_unresolved if unresolved else self.scribe.order_failed
+            draft.events.append(tell(task))
+        if task.phase in {Phase.DONE, Phase.DEAD, Phase.WAITING, Phase.RESOLVING}:
+            draft.endings.append(self.scribe.task_status(task))
+
+    def _hold(self, task: OrderTask) -> None:
+        if task.task_id in self.tasks:
+            return
+        self.tasks[task.task_id] = task
+        if task.operation == "place_order":
+            self._intents[task.intent] = task.task_id
+        elif not task.finished:
+            self._goals.setdefault(task.order_id or "", []).append(task.task_id)
+
+    def _release(self, task: OrderTask) -> None:
+        if task.finished and task.task_id not in self._calling:
+            self.tasks.pop(task.task_id, None)
+            self._intents.pop(task.intent, None)
+
+    def _schedule(self, task: OrderTask, now: Moment) -> None:
+        """Put the task where its phase wants it: the queue, a timer, a watch."""
+        name, place = task.task_id, task.operation == "place_order"
+        if task.phase is not Phase.RESOLVING:
+            self._watches.pop(name, None)
+        match task.phase:
+            case Phase.QUEUED:
+                if place:
+                    self._queue.append(name)
+                self._look_at(task.expires_at, name)
+            case Phase.WAITING:
+                self._look_at(task.next_attempt_at, name)
+                self._look_at(task.expires_at, name)
+            case Phase.RESOLVING if place:
+                day = task.trading_day or self._day
+                self._watches[name] = AbsenceWatch(now.mono, day, self.horizon)
+            case Phase.DONE | Phase.DEAD if not place:
+                queue = self._goals.get(task.order_id or "", [])
+                if name in queue:
+                    queue.remove(name)
+                if not queue:
+                    self._goals.pop(task.order_id or "", None)
+            case _:
+                pass
+
+    def _look_at(self, when: datetime | None, name: str) -> None:
+        if when is not None:
+            heapq.heappush(self._timers, (when, name))
+
+    def _due(self, draft: Draft, task: OrderTask, now: Moment) -> None:
+        if task.phase not in {Phase.QUEUED, Phase.WAITING}:
+            return
+        if task.expires_at is not None and task.expires_at <= now.at:
+            self.change(draft, task.task_id, Expired(now.at), now)
+        elif (
+            task.phase is Phase.WAITING
+            and task.operation == "place_order"
+            and task.next_attempt_at is not None
+            and task.next_attempt_at <= now.at
+            and task.task_id not in self._queue
+        ):
+            self._queue.append(task.task_id)
+
+    def _roll(self, draft: Draft, today: date, now: Moment) -> None:
+        """A new trading day: yesterday's book is gone, and with it what it could have told."""
+        self._day = today
+        for task_id, watch in list(self._watches.items()):
+            task = self.tasks[task_id]
+            days = AMO_DAYS if task.params.get("variety") == "amo" else 0
+            if today > watch.day + timedelta(days=days):
+                self.change(draft, task_id, DayEnded(now.at), now)
+        for task_id in [name for queue in self._goals.values() for name in queue]:
+            if self.tasks[task_id].phase is Phase.RESOLVING:
+                self.change(draft, task_id, DayEnded(now.at), now)
+        for order_id, known in list(self.orders.items()):
+            if known.view.trading_day < today and known.view.task_id not in self.tasks:
+                del self.orders[order_id]
+
+    def _count(self, operation: str, mono: float) -> None:
+        if operation == "cancel_order":
+            self._reserve.take(mono)
+        else:
+            self._budget.take(mono)
+
+    def _goal_wait(self, now: Moment) -> float:
+        return min(self._reserve.wait(now.mono), self._budget.wait(now.mono))
+
+    def _sendable_goals(self, now: Moment) -> Iterator[str]:
+        """Cancels and modifies that may go out: one an order at a time, cancels first."""
+        for queue in self._goals.values():
+            waiting = [self.tasks[task_id] for task_id in queue]
+            if any(task.phase is Phase.SENT for task in waiting):
+                continue
+            cancels = [task for task in waiting if task.operation == "cancel_order"]
+            task = (cancels or waiting)[0]
+            due = task.next_attempt_at is None or task.next_attempt_at <= now.at
+            if task.phase in {Phase.QUEUED, Phase.WAITING} and due:
+                yield task.task_id
+
+    def _admit(self, draft: Draft, task_id: str, now: Moment) -> None:
+        sent = self._send(draft, self.tasks[task_id], now)
+        self.tasks[task_id] = draft.tasks[task_id] = sent
+        self._schedule(sent, now)
+
+    def _send(self, draft: Draft, task: OrderTask, now: Moment) -> OrderTask:
+        """Mark a task sent: durable before the first byte."""
+        self._count(task.operation, now.mono)
+        tag = tags.Tag(self.installation, task.intent, task.sends)
+        event = Sent(now.at, str(tag), trading_day(now.at), self.epoch)
+        sent = advance(task, event)
+        draft.attempts[task.task_id, sent.sends] = self._attempt(sent)
+        draft.calls.append(task.task_id)
+        self._calling.add(task.task_id)
+        return sent
+
+    def _attempt(self, task: OrderTask, **answer: Any) -> Attempt:
+        return Attempt(
+            task_id=task.task_id,
+            send=task.sends,
+            account_id=self.account_id,
+            operation=task.operation,
+            broker_tag=task.broker_tag or "",
+            epoch=self.epoch,
+            sent_at=task.sent_at or datetime.min.replace(tzinfo=UTC),
+            **answer,
+        )
+
+    def _judge(self, draft: Draft, order_id: str, now: Moment) -> None:
+        """See which cancel and modify tasks an order's state settles."""
+        known = self.orders.get(order_id)
+        if known is None:
+            return
+        modifying = False
+        for task_id in tuple(self._goals.get(order_id, ())):
+            task = self.tasks[task_id]
+            if task.operation == "modify_order" and modifying:
+                continue  # an earlier one must come to its end first
+            event = goals.verdict(task, known.view.order, now.at)
+            if event is not None:
+                self.change(draft, task_id, event, now)
+            elif task.operation == "modify_order":
+                modifying = True
+
+    def _ask_again(self, draft: Draft, began: Moment, now: Moment) -> None:
+        """Cancels and modifies that a read, begun after their answer, shows undone go out again."""
+        for task_id in [name for queue in self._goals.values() for name in queue]:
+            task = self.tasks[task_id]
+            if (
+                task.phase is Phase.RESOLVING
+                and task.updated_at < began.at
+                and (task.next_attempt_at is None or task.next_attempt_at <= now.at)
+            ):
+                self.change(draft, task_id, GoalOpen(now.at), now)
+
+    def _supersede(self, draft: Draft, newer: OrderTask, now: Moment) -> None:
+        """A later modification of an order takes the place of one that has not been sent."""
+        if newer.operation != "modify_order":
+            return
+        for task_id in tuple(self._goals.get(newer.order_id or "", ())):
+            older = self.tasks[task_id]
+            if (
+                task_id != newer.task_id
+                and older.operation == "modify_order"
+                and older.phase in {Phase.QUEUED, Phase.WAITING}
+            ):
+                self.change(draft, task_id, Superseded(now.at), now)
+
+    def _follow_with_cancel(self, draft: Draft, task: OrderTask, now: Moment) -> None:
+        """The order of a task that nobody wants any more is known now: cancel it."""
+        known = self.orders.get(task.order_id or "")
+        if known is None or known.view.order.terminal:
+            return
+        cancel = create(
+            task_id=ids.task_id(now.at, self.chance),
+            intent=ids.intent(self.chance),
+            key=f"~cancel:{task.task_id}",
+            operation="cancel_order",
+            params={"order_id": task.order_id, "variety": known.view.order.variety},
+            account_id=self.account_id,
+            at=now.at,
+            expires_at=day_end(now.at),
+            max_attempts=task.max_attempts,
+            order_id=task.order_id,
+        )
+        self.request_change(draft, cancel, now)
+
+    def _leg(self, task: OrderTask) -> Leg:
+        known = self.orders.get(task.order_id or "")
+        return Leg(task, None if known is None else known.view.order)
+
+    def _step(self, draft: Draft, batch: Batch, now: Moment) -> None:
+        if batch.finished:
+            return
+        step = saga.step(batch, self.legs(batch), now.at)
+        self.batches[batch.batch_id] = step.batch
+        if step.batch != batch:
+            draft.batches[batch.batch_id] = step.batch
+        self._look_at(step.wake_at, batch.batch_id)
+        if step.queue is not None:
+            leg = self.tasks[batch.task_ids[step.queue]]
+            order = msgspec.convert(leg.params, PlaceOrder)
+            expires = now.at + timedelta(seconds=order.expiry_seconds())
+            self.change(draft, leg.task_id, Queued(now.at, expires), now)
+        why = step.batch.cause or "It was late, and the batch went on without it."
+        for number in step.abandon:
+            self.change(draft, batch.task_ids[number], CancelAsked(now.at, why), now)
+        if step.batch.finished and step.batch.answer is not None:
+            answer: Mapping[str, Any] = step.batch.answer
+            draft.endings.append(self.scribe.batch_status(self.account_id, dict(answer), now.at))
+
+
+def day_end(now: datetime) -> datetime:
+    """Midnight IST after an instant, in UTC: no change of an order outlives the order's day."""
+    return datetime.combine(trading_day(now) + timedelta(days=1), time(), IST).astimezone(UTC)
+
+
+def _registered(task: OrderTask, order_id: str) -> BrokerOrder:
+    """What a reply alone proves: the request's fields under an order id."""
+    order = msgspec.convert(task.params, PlaceOrder)
+    return BrokerOrder(
+        order_id=order_id,
+        status=REGISTERED,
+        exchange=order.exchange,
+        tradingsymbol=order.tradingsymbol,
+        transaction_type=order.transaction_type,
+        quantity=order.quantity,
+        product=order.product,
+        order_type=order.order_type,
+        variety=order.variety,
+        validity=order.validity,
+        price=order.price or 0.0,
+        trigger_price=order.trigger_price or 0.0,
+        pending_quantity=order.quantity,
+        disclosed_quantity=order.disclosed_quantity or 0,
+        tag=task.broker_tag,
+    )

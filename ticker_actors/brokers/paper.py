@@ -1,0 +1,159 @@
+"""The paper exchange as a broker: one account, one book, one file, always open.
+
+A call changes the book, commits what changed to the exchange's own file and only then answers and
+pushes: whoever was told of an order finds it again after a `kill -9`. Updates come as Kite's do
+(none for an order that merely begins to rest) and may be lost when nobody reads them.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import trio
+
+from ticker_actors.exchange.book import Book
+from ticker_actors.exchange.file import PaperFile
+from ticker_actors.exchange.prices import Walk
+from ticker_actors.model.calendar import trading_day
+from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
+from ticker_actors.model.outcomes import (
+    Accepted,
+    FeedBack,
+    FeedItem,
+    FeedLost,
+    OrderBook,
+    Placed,
+    Refused,
+)
+
+STEP_SECONDS = 1.0
+"""How often resting orders meet a new price: the walk makes one step a second."""
+FEED_SIZE = 1_000
+"""Updates that wait for the reader. More are dropped, and it is told to read the book."""
+
+_Answer = TypeVar("_Answer")
+
+
+class Clock(Protocol):
+    """The wall clock."""
+
+    def now(self) -> datetime:
+        """The present instant, aware."""
+        ...
+
+
+@asynccontextmanager
+async def open_paper(
+    path: Path, *, funds: float, clock: Clock, seed: str = "paper"
+) -> AsyncIterator["PaperBroker"]:
+    """A broker on the book kept in `path`, with `funds` rupees before its first trade.
+
+    Raises `exchange.file.PaperFileUnusable` with a sentence for the operator.
+    """
+    file = await trio.to_thread.run_sync(PaperFile, path)
+    try:
+        broker = await trio.to_thread.run_sync(_restored, file, funds, clock, seed)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(broker.run)
+            yield broker
+            broker.end_feed()
+            nursery.cancel_scope.cancel()
+    finally:
+        # Nobody is left to wait for these few milliseconds.
+        file.close()
+
+
+def _restored(file: PaperFile, funds: float, clock: Clock, seed: str) -> "PaperBroker":
+    today = trading_day(clock.now())
+    file.prune(today)
+    orders, positions = file.load()
+    day = max((order.day for order in orders), default=today)
+    price = Walk(seed).price
+    book = Book(funds=funds, price=price, day=day, orders=orders, positions=positions)
+    return PaperBroker(book, file, clock)
+
+
+class PaperBroker:
+    """The port `actors.ports.Broker` on a paper book. `open_paper` makes it."""
+
+    def __init__(self, book: Book, file: PaperFile, clock: Clock) -> None:
+        self._book = book
+        self._file = file
+        self._clock = clock
+        self._turn = trio.Lock()
+        self._writer = trio.CapacityLimiter(1)
+        self._feed_in, self._feed_out = trio.open_memory_channel[BrokerOrder](FEED_SIZE)
+        self._gap = False
+
+    async def place(self, order: PlaceOrder, tag: str) -> Placed | Refused:
+        """Place an order. It may have traded, or stand rejected, before the answer is here."""
+        return await self._do(lambda now: self._book.place(order, tag, now))
+
+    async def modify(
+        self,
+        order_id: str,
+        variety: str,  # noqa: ARG002 - the paper book finds orders by their id alone
+        changes: OrderChanges,
+    ) -> Accepted | Refused:
+        """Set new values of an order that still rests."""
+        return await self._do(lambda now: self._book.modify(order_id, changes, now))
+
+    async def cancel(
+        self,
+        order_id: str,
+        variety: str,  # noqa: ARG002 - as above
+    ) -> Accepted | Refused:
+        """Cancel an order that still rests."""
+        return await self._do(lambda now: self._book.cancel(order_id, now))
+
+    async def orders(self) -> OrderBook:
+        """The whole order book of the day."""
+        return OrderBook(await self._do(self._book.rows))
+
+    async def updates(self) -> AsyncIterator[FeedItem]:
+        """Pushed updates, for one reader. Ends when the broker is closed."""
+        yield FeedBack()
+        async for update in self._feed_out:
+            yield update
+            if self._gap and not self._feed_out.statistics().current_buffer_used:
+                self._gap = False
+                yield FeedLost("Order updates came faster than they were read.")
+                yield FeedBack()
+
+    async def run(self) -> None:
+        """Bring resting orders to the market, once a second, without end."""
+        while True:
+            await trio.sleep(STEP_SECONDS)
+            await self._do(self._book.step)
+
+    def end_feed(self) -> None:
+        """No update follows: the reader ends when it has read what is there."""
+        self._feed_in.close()
+
+    async def _do(self, verb: Callable[[datetime], _Answer]) -> _Answer:
+        """The only way to the book: change, commit, push, answer, one call at a time.
+
+        Nothing is shown to anyone while a change is not safe. A failed commit raises, here and in
+        every later call, because what could not be kept stays unsaved and the file is closed.
+        """
+        async with self._turn:
+            # Shielded, for milliseconds: once the book has changed, the file must follow.
+            with trio.CancelScope(shield=True):
+                answer = verb(self._clock.now())
+                if unsaved := self._book.unsaved():
+                    await trio.to_thread.run_sync(self._file.commit, unsaved, limiter=self._writer)
+                    self._book.saved()
+                    for update in unsaved.updates:
+                        self._push(update)
+            return answer
+
+    def _push(self, update: BrokerOrder) -> None:
+        """Hand an update to the reader, or leave a gap that it will be told of in its place."""
+        if self._gap:
+            return
+        try:
+            self._feed_in.send_nowait(update)
+        except trio.WouldBlock:
+            self._gap = True

@@ -1,0 +1,426 @@
+"""The HTTP server: Hypercorn 0.18 on Trio, hardened. Nothing else touches Hypercorn's insides.
+
+As shipped, one client can kill Hypercorn's Trio server with one byte or stop it with silence. Four
+small classes mend that by inheritance, without patching a module, and each says what it mends. They
+lean on internals, so both versions are pinned and checked at the start; `tests/test_server.py` runs
+every behaviour against the server as shipped too, and fails when upstream mends one.
+
+HTTP/1.1 and WebSocket only: HTTP/2 and TLS belong to a proxy in front.
+"""
+
+import errno
+import logging
+import math
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from http import HTTPStatus
+from importlib.metadata import version
+from inspect import isawaitable
+from typing import Any, cast
+
+import h11
+import structlog
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.events import Data, Response, StreamClosed
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
+from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework, ASGISendCallable, ConnectionState, LifespanState
+from hypercorn.utils import parse_socket_addr
+from quart import Response as QuartResponse
+from quart import Websocket
+from quart.typing import ResponseTypes
+from quart.utils import encode_headers
+from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIWebsocketConnection
+from wsproto.connection import ConnectionState as Handshaken
+from wsproto.frame_protocol import CloseReason
+
+PINNED = {"hypercorn": "0.18.0", "quart-trio": "0.12.0"}
+LOOPBACK = ("127.0.0.1", "::1")
+NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+HTTP_VERSIONS = {b"1.0", b"1.1"}
+CLIENT_SILENT = 4002
+"""Our close code for a client that answered no ping."""
+
+logger = structlog.get_logger()
+
+
+class UnsupportedVersionError(Exception):
+    """Hypercorn or Quart-Trio is not the version that this module was written against."""
+
+
+class ServerConfig(Config):
+    """Hypercorn's settings as we want them, and our own. Times in seconds, sizes in bytes."""
+
+    backlog = 1024
+    errorlog = logging.getLogger("hypercorn.error")  # the application's own handlers
+    include_server_header = False
+    keep_alive_max_requests = sys.maxsize  # Hypercorn hangs up on a busy client after 1 000
+    keep_alive_timeout = 75.0  # more than proxies keep theirs, so that they hang up first
+    websocket_max_message_size = 4096
+    websocket_ping_interval = 20.0
+
+    silence_timeout = 45.0
+    """A WebSocket client that sends nothing, not even pongs, for this long is closed."""
+    send_timeout = 3.0
+    """A client that takes no byte for this long is cut."""
+    linger_timeout = 1.0
+    """How long a client may take to hang up after we did."""
+    stop_timeout = 2.0
+    """How long requests may still run when the server stops."""
+    lifespan_timeout = 1.0
+    """How long `after_serving` may then take: never save anything there."""
+    send_buffer = 64 * 1024
+    """In the kernel, a client; with the default it takes over 1 MB until a slow one shows."""
+    user_timeout = 15.0
+    """TCP gives up on a peer that acknowledges nothing; below 10 s a mere pause would be cut."""
+
+
+class Connection(TCPServer):
+    """One client's connection, which can neither stop the server nor hold up anyone else.
+
+    - An exception ends its own connection; in Hypercorn it ended the server
+      (https://github.com/pgjones/hypercorn/issues/225).
+    - Nothing is sent in a shielded scope; in Hypercorn a client that does not read blocked the
+      handler, time-outs and shutdown for ever. What the kernel does not take at once is sent by a
+      task of the connection, so a caller can be cancelled and no frame is ever cut in half.
+    - Hanging up is a half-close and a short wait, so that TCP does not reset the answer away.
+    """
+
+    config: ServerConfig
+    stream: trio.SocketStream  # type: ignore[assignment]  # Hypercorn's own note leaves out plain TCP
+
+    def __init__(
+        self,
+        app: ASGIWrapper,
+        config: ServerConfig,
+        context: WorkerContext,
+        state: LifespanState,
+        stream: trio.SocketStream,
+    ) -> None:
+        super().__init__(app, config, context, state, stream)  # type: ignore[arg-type]  # as above
+        self._scope = trio.CancelScope()
+        self._open = True
+        self._unsent = bytearray()
+        self._sent = trio.Event()
+        self._sent.set()
+
+    async def run(self) -> None:
+        """Serve the client until either side hangs up."""
+        client = None
+        try:
+            with self._scope:
+                client = parse_socket_addr(
+                    self.stream.socket.family, self.stream.socket.getpeername()
+                )
+                async with TaskGroup() as self._task_group:
+                    self._http = HTTP11(
+                        self.app,
+                        self.config,
+                        self.context,
+                        self._task_group,
+                        ConnectionState({**self.state, "connection": self}),
+                        ssl=False,
+                        client=client,
+                        server=parse_socket_addr(
+                            self.stream.socket.family, self.stream.socket.getsockname()
+                        ),
+                        send=self.protocol_send,
+                    )
+                    # Not wrapped in what would change over to HTTP/2.
+                    self.protocol = self._http  # type: ignore[assignment]
+                    await self.idle_task.restart(self._task_group, self._idle_timeout)
+                    await self._read_data()
+                    self.kill()
+        except* OSError:
+            pass  # the client had gone before we could ask who it was
+        except* Exception:
+            logger.exception("connection_failed", client=client)
+        finally:
+            self.kill()
+
+    def push(self, data: bytes) -> int:
+        """Send without waiting, in order with all else; the bytes that still wait in memory.
+
+        The caller decides how many are too many. When the connection is closed this does nothing.
+        """
+        if self._open and not self._unsent:
+            data = data[self._write(data) :]
+        if self._open and data:
+            self._unsent += data
+            if self._sent.is_set():
+                self._sent = trio.Event()
+                self._task_group.spawn(self._flush)
+        return len(self._unsent)
+
+    def kill(self) -> None:
+        """End the connection now, with whatever runs in it."""
+        self._open = False
+        self._unsent.clear()
+        self._sent.set()
+        self._scope.cancel()
+
+    async def protocol_send(self, event: Event) -> None:
+        """Do what the protocol asks: send, hang up, start or stop the idle clock."""
+        if isinstance(event, RawData):
+            self.push(event.data)
+            await self._sent.wait()
+        else:
+            await super().protocol_send(event)
+
+    def _write(self, data: bytes | bytearray) -> int:
+        """How much the kernel took. Trio itself has no send that does not wait."""
+        try:
+            return os.write(self.stream.socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.kill()
+            return 0
+
+    async def _flush(self) -> None:
+        while self._unsent:
+            with trio.move_on_after(self.config.send_timeout) as waiting:
+                await trio.lowlevel.wait_writable(self.stream.socket)
+            if waiting.cancelled_caught:
+                self.kill()
+            else:
+                del self._unsent[: self._write(self._unsent)]
+        self._sent.set()
+
+    async def _read_data(self) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while data := await self._receive():
+                if self._open:  # else we have hung up and only wait for the client to do so
+                    await self.protocol.handle(RawData(data))
+        await self.protocol.handle(Closed())
+
+    async def _receive(self) -> bytes:
+        """Wait for bytes; none is the end. Hypercorn sends pings but does not miss the pongs."""
+        patience = self.config.silence_timeout if self._http.websocket else math.inf
+        with trio.move_on_after(patience):
+            return bytes(await self.stream.receive_some())
+        if self._http.websocket:
+            await self._http.websocket.app_send(
+                {"type": "websocket.close", "code": CLIENT_SILENT, "reason": "silent"}
+            )
+        return b""
+
+    async def _close(self) -> None:
+        if self._open:
+            self._open = False
+            await self._sent.wait()
+            with suppress(trio.BrokenResourceError, trio.BusyResourceError):
+                await self.stream.send_eof()
+            self._scope.deadline = trio.current_time() + self.config.linger_timeout
+
+    async def _initiate_server_close(self) -> None:
+        self.kill()  # idle: there is nothing that could be lost
+
+
+class HTTP11(H11Protocol):
+    """HTTP/1.1 and the upgrade to WebSocket.
+
+    - HTTP/2 without TLS, which would go past everything here, is refused.
+    - Bytes sent together with a WebSocket handshake wait (64 KiB at most) until it is answered;
+      in Hypercorn they killed the server (https://github.com/pgjones/hypercorn/issues/225).
+    - No permessage-deflate: Hypercorn inflates a message before it looks at its size.
+    - Too big a message ends the connection; in Hypercorn the client could go on sending.
+    - A finished request is not cancelled; in Hypercorn the end of a response is told to Quart-Trio
+      as a disconnect, which cancelled what was left to do: to hang up, or to start the idle clock.
+    """
+
+    _answered: trio.Event  # of the present request: its handshake is answered, or it is over
+
+    @property
+    def websocket(self) -> WSStream | None:
+        """The WebSocket, if the connection is one."""
+        return self.stream if isinstance(self.stream, WSStream) else None
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Send what the application, or Hypercorn for it, has to say."""
+        await super().stream_send(event)
+        websocket = self.websocket
+        if isinstance(event, Data):
+            if (
+                websocket is not None
+                and websocket.connection.state is Handshaken.LOCAL_CLOSING
+                and websocket.state is ASGIWebsocketState.CONNECTED
+            ):
+                await self.send(Closed())  # closed by Hypercorn itself: the message was too big
+        elif isinstance(event, StreamClosed) or (
+            isinstance(event, Response) and event.status_code == HTTPStatus.SWITCHING_PROTOCOLS
+        ):
+            self._answered.set()
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Never change over to HTTP/2."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if request.http_version not in HTTP_VERSIONS:
+            await self._send_error_response(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+            await self.send(Closed())
+            return
+        headers = [item for item in request.headers if item[0] != b"sec-websocket-extensions"]
+        if len(headers) != len(request.headers):
+            request = h11.Request(
+                method=request.method,
+                target=request.target,
+                http_version=request.http_version,
+                headers=headers,
+            )
+        self._answered = trio.Event()
+        await super()._create_stream(request)
+        if self.websocket is not None:
+            if self.websocket.closed:  # not a proper handshake: Hypercorn has answered 400
+                await self.send(Closed())
+            else:
+                await self._answered.wait()
+
+    async def _close_stream(self) -> None:
+        stream = self.stream
+        if isinstance(stream, HTTPStream) and stream.state is ASGIHTTPState.CLOSED:
+            stream.closed, self.stream = True, None
+        else:
+            await super()._close_stream()
+
+
+class WebSocketConnection(TrioASGIWebsocketConnection):
+    """Close codes that tell the truth: 1011 after our error (Quart says 1000), 1012 at a stop."""
+
+    async def handle_websocket(  # type: ignore[override]  # as Quart-Trio does
+        self, nursery: trio.Nursery, websocket: Websocket, send: ASGISendCallable
+    ) -> None:
+        """Run the handler; then close, or answer the handshake if that is still open."""
+        response: ResponseTypes | None = None
+        with trio.CancelScope() as handler:
+            nursery.start_soon(self._cancel_at_stop, handler)
+            response = await self.app.handle_websocket(websocket)
+        if self._accepted and not self._closed:
+            code = CloseReason.NORMAL_CLOSURE if response is None else CloseReason.INTERNAL_ERROR
+            if handler.cancelled_caught:
+                code = CloseReason.SERVICE_RESTART
+            await self.close_connection(send, code, "")
+        elif not self._accepted and handler.cancelled_caught:
+            await self._refuse(QuartResponse(status=HTTPStatus.SERVICE_UNAVAILABLE), send)
+        elif not self._accepted and response is not None:
+            await self._refuse(response, send)
+        nursery.cancel_scope.cancel()
+
+    async def _cancel_at_stop(self, handler: trio.CancelScope) -> None:
+        connection = self.scope["state"].get("connection")
+        if isinstance(connection, Connection):  # else the application is in a test client
+            await connection.context.terminated.wait()
+            handler.cancel()
+
+    async def _refuse(self, response: ResponseTypes, send: ASGISendCallable) -> None:
+        body: Any = response.get_data(as_text=False)
+        await send(
+            {
+                "type": "websocket.http.response.start",
+                "status": response.status_code,
+                "headers": encode_headers(response.headers),
+            }
+        )
+        await send(
+            {
+                "type": "websocket.http.response.body",
+                "body": await body if isawaitable(body) else body,
+                "more_body": False,
+            }
+        )
+
+
+def connection_of(websocket: Websocket) -> Connection:
+    """Find the connection under a WebSocket, to `push` ready-made frames after the handshake."""
+    return cast("Connection", websocket.scope["state"]["connection"])
+
+
+def harden(app: QuartTrio) -> None:
+    """Give `app` the truthful close codes. `serve_app` does it by itself."""
+    app.asgi_websocket_class = WebSocketConnection
+
+
+async def open_listeners(
+    host: str, port: int, config: ServerConfig | None = None
+) -> list[trio.SocketListener]:
+    """Listen on `host`; `localhost` is both loopback addresses where the machine has them.
+
+    Port 0 lets the system choose. Raises `OSError` when the address cannot be had.
+    """
+    config = config or ServerConfig()
+    listeners: list[trio.SocketListener] = []
+    for address in LOOPBACK if host == "localhost" else (host,):
+        try:
+            opened = await trio.open_tcp_listeners(port, host=address, backlog=config.backlog)
+        except OSError as error:
+            if listeners and error.errno in NO_SUCH_ADDRESS:
+                continue
+            raise
+        listeners += opened
+        port = listeners[0].socket.getsockname()[1]
+    for listener in listeners:  # what is set here, each connection inherits
+        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, config.send_buffer)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+            milliseconds = int(config.user_timeout * 1000)
+            listener.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    return listeners
+
+
+async def serve_app(
+    app: QuartTrio,
+    listeners: Sequence[trio.SocketListener],
+    *,
+    stopping: trio.Event,
+    config: ServerConfig | None = None,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve `app` until `stopping` is set, then end within 3 s, whatever the clients do.
+
+    Stopping closes the listeners (which are ours from now on) and idle connections, closes each
+    WebSocket with 1012, lets running requests finish for `stop_timeout` and cancels what is left.
+    """
+    check_versions()
+    harden(app)
+    config = config or ServerConfig()
+    context = WorkerContext(max_requests=None)
+    state: LifespanState = {}
+    wrapped = ASGIWrapper(cast("ASGIFramework", app))
+    lifespan = Lifespan(wrapped, config, state)
+    async with trio.open_nursery() as lifespans:
+        await lifespans.start(lifespan.handle_lifespan)
+        await lifespan.wait_for_startup()
+        async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
+            handler = partial(Connection, wrapped, config, context, state)
+            await accepting.start(
+                partial(trio.serve_listeners, handler_nursery=connections), handler, list(listeners)
+            )
+            task_status.started()
+            await stopping.wait()
+            accepting.cancel_scope.cancel()
+            await context.terminated.set()
+            connections.cancel_scope.deadline = trio.current_time() + config.stop_timeout
+        with trio.move_on_after(config.lifespan_timeout):
+            await lifespan.wait_for_shutdown()
+        lifespans.cancel_scope.cancel()
+
+
+def check_versions() -> None:
+    """Raise `UnsupportedVersionError` unless the pinned versions are installed."""
+    for name, pinned in PINNED.items():
+        if (found := version(name)) != pinned:
+            message = f"{name} must be {pinned}, not {found}: the server leans on internals."
+            raise UnsupportedVersionError(message)
