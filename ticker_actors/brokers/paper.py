@@ -5,11 +5,12 @@ pushes: whoever was told of an order finds it again after a `kill -9`. Updates c
 (none for an order that merely begins to rest) and may be lost when nobody reads them.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import trio
 
@@ -84,8 +85,7 @@ class PaperBroker:
         self._clock = clock
         self._turn = trio.Lock()
         self._writer = trio.CapacityLimiter(1)
-        self._feed_in, self._feed_out = trio.open_memory_channel[BrokerOrder](FEED_SIZE)
-        self._gap = False
+        self._feed = _Feed()
 
     async def place(self, order: PlaceOrder, tag: str) -> Placed | Refused:
         """Place an order. It may have traded, or stand rejected, before the answer is here."""
@@ -112,15 +112,9 @@ class PaperBroker:
         """The whole order book of the day."""
         return OrderBook(await self._do(self._book.rows))
 
-    async def updates(self) -> AsyncIterator[FeedItem]:
+    def updates(self) -> AsyncIterable[FeedItem]:
         """Pushed updates, for one reader. Ends when the broker is closed."""
-        yield FeedBack()
-        async for update in self._feed_out:
-            yield update
-            if self._gap and not self._feed_out.statistics().current_buffer_used:
-                self._gap = False
-                yield FeedLost("Order updates came faster than they were read.")
-                yield FeedBack()
+        return self._feed
 
     async def run(self) -> None:
         """Bring resting orders to the market, once a second, without end."""
@@ -130,7 +124,7 @@ class PaperBroker:
 
     def end_feed(self) -> None:
         """No update follows: the reader ends when it has read what is there."""
-        self._feed_in.close()
+        self._feed.close()
 
     async def _do(self, verb: Callable[[datetime], _Answer]) -> _Answer:
         """The only way to the book: change, commit, push, answer, one call at a time.
@@ -146,14 +140,44 @@ class PaperBroker:
                     await trio.to_thread.run_sync(self._file.commit, unsaved, limiter=self._writer)
                     self._book.saved()
                     for update in unsaved.updates:
-                        self._push(update)
+                        self._feed.push(update)
             return answer
 
-    def _push(self, update: BrokerOrder) -> None:
-        """Hand an update to the reader, or leave a gap that it will be told of in its place."""
+
+class _Feed:
+    """Updates on their way to one reader, who is told in its place where some are missing."""
+
+    def __init__(self) -> None:
+        self._in, self._out = trio.open_memory_channel[BrokerOrder](FEED_SIZE)
+        self._notes: deque[FeedItem] = deque([FeedBack()])
+        self._gap = False
+
+    def push(self, update: BrokerOrder) -> None:
+        """Never waits: without room the update is dropped, and all until the reader knows."""
         if self._gap:
             return
         try:
-            self._feed_in.send_nowait(update)
+            self._in.send_nowait(update)
         except trio.WouldBlock:
             self._gap = True
+
+    def close(self) -> None:
+        self._in.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> FeedItem:
+        if self._gap and not self._out.statistics().current_buffer_used:
+            self._gap = False
+            self._notes += (
+                FeedLost("Order updates came faster than they were read."),
+                FeedBack(),
+            )
+        if self._notes:
+            await trio.lowlevel.checkpoint()
+            return self._notes.popleft()
+        try:
+            return await self._out.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None

@@ -44,8 +44,8 @@ class Walk:
         """The price at a step. A first question, or one of an earlier step, moves nothing."""
         start = start_ticks(symbol)
         last, price = self._places.get(symbol, (step, start))
-        low = start * (100 - RANGE_PERCENT) // 100
-        high = start * (100 + RANGE_PERCENT) // 100
+        width = start * RANGE_PERCENT // 100
+        low, high = start - width, start + width
         for number in range(max(last, step - MAX_CATCH_UP_STEPS) + 1, step + 1):
             price += self._move(symbol, number)
             if price > high:
