@@ -23,6 +23,8 @@ class Draft:
     """`task_status` events: they follow the orders' own within a transaction."""
     touched: set[str] = field(default_factory=set)
     """Batches of which something changed."""
+    ended: list[OrderTask] = field(default_factory=list)
+    """Tasks that finished by this."""
     calls: list[str] = field(default_factory=list)
     """Tasks to be sent once this is durable."""
 

@@ -203,21 +203,20 @@ class Lane:
                 reply.close()
 
     def _tell(self, draft: Draft) -> None:
-        for task in draft.tasks.values():
-            if task.finished:
-                reason = "" if task.reason is None else str(task.reason)
-                self._metrics.tasks.labels(task.operation, task.status, reason).inc()
-                _log.info(
-                    "task finished",
-                    account_id=self.account_id,
-                    task_id=task.task_id,
-                    operation=task.operation,
-                    status=str(task.status),
-                    order_id=task.order_id,
-                    reason=reason or None,
-                    error=task.last_error,
-                )
-                self._answer(task.task_id, task)
+        for task in draft.ended:
+            reason = "" if task.reason is None else str(task.reason)
+            self._metrics.tasks.labels(task.operation, task.status, reason).inc()
+            _log.info(
+                "task finished",
+                account_id=self.account_id,
+                task_id=task.task_id,
+                operation=task.operation,
+                status=str(task.status),
+                order_id=task.order_id,
+                reason=reason or None,
+                error=task.last_error,
+            )
+            self._answer(task.task_id, task)
         for batch in draft.batches.values():
             if batch.finished:
                 _log.info("batch finished", batch_id=batch.batch_id, state=batch.state)

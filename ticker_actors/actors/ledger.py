@@ -404,6 +404,8 @@ class Ledger:
         if new.phase is not old.phase:
             self._tell(draft, new)
             self._schedule(new, now)
+            if new.finished:
+                draft.ended.append(new)
         if new.batch_id is not None:
             draft.touched.add(new.batch_id)
         if new.cancel_requested and new.phase is Phase.DONE and new.order_id is not None:

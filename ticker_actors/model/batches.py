@@ -234,12 +234,13 @@ def answer(batch: Batch, legs: Sequence[Leg]) -> dict[str, Any]:
         "account_id": batch.account_id,
         "rollback_on_failure": batch.rollback_on_failure,
         "residual": residual,
-        "orders": [_leg_answer(number, leg) for number, leg in enumerate(legs)],
+        "orders": [_leg_answer(batch, number, leg) for number, leg in enumerate(legs)],
     }
 
 
-def _leg_answer(number: int, leg: Leg) -> dict[str, Any]:
+def _leg_answer(batch: Batch, number: int, leg: Leg) -> dict[str, Any]:
     order = leg.order
+    undone = batch.state.startswith("roll") and _was_undone(leg)
     return {
         "leg": number,
         "task_id": leg.task.task_id,
@@ -248,7 +249,7 @@ def _leg_answer(number: int, leg: Leg) -> dict[str, Any]:
         "filled_quantity": 0 if order is None else order.filled_quantity,
         "average_price": 0.0 if order is None else order.average_price,
         "outcome": leg.outcome,
-        "error": leg.error,
+        "error": "rolled back" if undone else leg.error,
     }
 
 

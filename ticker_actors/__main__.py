@@ -1,0 +1,100 @@
+"""The command line: `ticker-actors serve`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import trio
+
+from ticker_actors import log
+from ticker_actors.exchange.file import PaperFileUnusable
+from ticker_actors.service import Address, StartError, serve
+from ticker_actors.settings import Settings, SettingsError, load
+from ticker_actors.store.sqlite import StoreError
+
+OPTIONS = {
+    "--host": "the address to listen on (HOST)",
+    "--port": "the port to listen on (PORT)",
+    "--database-url": "sqlite:///file.db (DATABASE_URL)",
+    "--broker": "paper (BROKER)",
+    "--log-format": "auto, console or json (LOG_FORMAT)",
+}
+
+BANNER = """
+  Ticker Actors is ready: account 'primary' on the {broker} exchange, orders in {database}.
+
+    orders    {url}/orders
+    stream    {stream}/advanced/ws/orders/primary
+    health    {url}/health
+    metrics   {url}/metrics
+
+  Try it:
+
+    curl -X POST '{url}/orders?wait=5' -H 'Content-Type: application/json'{key} -d '{{
+      "exchange": "NSE", "tradingsymbol": "INFY", "transaction_type": "BUY",
+      "quantity": 1, "product": "CNC", "order_type": "MARKET"}}'
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line. The exit code: 0 after a clean stop, 1 after a crash, 2 when misused."""
+    parser = argparse.ArgumentParser(
+        prog="ticker-actors", description="A durable order service for Kite Connect."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    service = commands.add_parser(
+        "serve", help="run the service", epilog="Every setting is an environment variable too."
+    )
+    for option, text in OPTIONS.items():
+        service.add_argument(option, help=text)
+    given = vars(parser.parse_args(arguments))
+    del given["command"]
+    overrides = {name.upper(): text for name, text in given.items() if text is not None}
+    try:
+        settings = load({**os.environ, **overrides})
+    except SettingsError as error:
+        return _complain(str(error), 2)
+    log.configure(settings.log_level, settings.log_format)
+    complaint = ""
+    try:
+        trio.run(_serve, settings, strict_exception_groups=True)
+    except* (StartError, StoreError, PaperFileUnusable) as group:
+        complaint = str(next(_leaves(group)))
+    return _complain(complaint, 1) if complaint else 0
+
+
+async def _serve(settings: Settings) -> None:
+    async with trio.open_nursery() as nursery:
+        address: Address = await nursery.start(partial(serve, settings))
+        _greet(settings, address)
+
+
+def _greet(settings: Settings, address: Address) -> None:
+    key = " -H \"X-API-Key: $API_KEY\"" if settings.api_key is not None else ""
+    banner = BANNER.format(
+        url=address.url,
+        stream=address.url.replace("http", "ws", 1),
+        broker=settings.broker,
+        database=settings.database_file,
+        key=key,
+    )
+    print(banner, file=sys.stderr, flush=True)  # noqa: T201  # for people, beside the log
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"ticker-actors: {message}", file=sys.stderr)  # noqa: T201  # for people
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

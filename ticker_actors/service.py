@@ -1,0 +1,223 @@
+"""The whole service on one page: every part, in the order in which it lives; it dies in reverse.
+
+An actor holds handles only of actors opened before it, so there are no cycles, and bounded mailboxes
+cannot deadlock. Whatever fails unexpectedly ends the process; the next start recovers.
+"""
+
+import os
+import secrets
+import signal
+import socket
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+import structlog
+import trio
+
+from ticker_actors.actors.executor import ExecutorActor
+from ticker_actors.actors.persistence import PersistenceActor, Wakeup
+from ticker_actors.actors.ports import Broker
+from ticker_actors.actors.stream_hub import StreamHub
+from ticker_actors.actors.webhook_dispatcher import WebhookDispatcher
+from ticker_actors.brokers.paper import open_paper
+from ticker_actors.mailbox import Actor, running
+from ticker_actors.metrics import Metrics
+from ticker_actors.settings import Settings
+from ticker_actors.store.sqlite import SqliteStore
+from ticker_actors.web.app import create_app
+from ticker_actors.web.parts import Parts
+from ticker_actors.web.server import open_listeners, serve_app
+
+PRIMARY = "primary"
+"""The account that every document and every default means."""
+
+DRAIN_SECONDS = 8.0
+"""For the executor: a broker call in flight has 7 s, and its outcome must be stored."""
+WEBHOOK_DRAIN_SECONDS = 6.0
+"""A delivery in flight has 5 s."""
+QUICK_DRAIN_SECONDS = 3.0
+"""For actors that only work on what is already here."""
+LAG_PROBE_SECONDS = 0.1
+
+_log = structlog.get_logger(__name__)
+
+
+class StartError(Exception):
+    """The service cannot start. Its message is one sentence for the operator."""
+
+
+class SystemClock:
+    """The machine's wall clock."""
+
+    def now(self) -> datetime:
+        """The present instant, in UTC."""
+        return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the service can be reached once it has started."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """For HTTP clients on this machine."""
+        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104  # compared
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+
+async def serve(
+    settings: Settings,
+    *,
+    brokers: Mapping[str, Broker] | None = None,
+    task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run the service until SIGTERM or SIGINT, or until it is cancelled.
+
+    `brokers` replaces the configured ones, by account: for tests and for brokers of one's own.
+    Raises `StartError`, `StoreError` or `PaperFileUnusable` when it cannot start.
+    """
+    clock, chance, metrics = SystemClock(), secrets.randbits, Metrics()
+    stopping, outbox, lag = trio.Event(), Wakeup(), LoopLag()
+    async with (
+        listening(settings) as listeners,
+        SqliteStore.open(settings.database_file, now=clock.now(), chance=chance) as store,
+        opened(brokers, settings, clock) as accounts,
+        running(
+            StreamHub(
+                store.installation.stream, metrics, settings.stream_connections_per_account
+            ),
+            drain=QUICK_DRAIN_SECONDS,
+        ) as hub,
+        running(
+            PersistenceActor(store, hub, outbox, clock, metrics), drain=QUICK_DRAIN_SECONDS
+        ) as persistence,
+        running(
+            ExecutorActor(
+                accounts,
+                persistence,
+                hub,
+                store,
+                clock,
+                chance,
+                metrics,
+                installation=store.installation.tag,
+                owner=process_name(),
+                limits=settings.limits,
+                horizon=settings.absence_horizon_seconds,
+                max_attempts=settings.task_max_attempts,
+                max_quantity=settings.max_order_quantity,
+            ),
+            drain=DRAIN_SECONDS,
+        ) as executor,
+        running(
+            WebhookDispatcher(store, persistence, outbox, clock, chance, metrics),
+            drain=WEBHOOK_DRAIN_SECONDS,
+        ) as dispatcher,
+        trio.open_nursery() as nursery,
+    ):
+        actors = (hub, persistence, executor, dispatcher)
+        metrics.watch_mailboxes(lambda: depths(actors))
+        app = create_app(
+            Parts(
+                settings=settings,
+                executor=executor,
+                persistence=persistence,
+                hub=hub,
+                tables=store,
+                clock=clock,
+                chance=chance,
+                metrics=metrics,
+                stopping=stopping,
+                mailboxes=lambda: dict(depths(actors)),
+                loop_lag=lag.seconds,
+            )
+        )
+        nursery.start_soon(lag.watch)
+        nursery.start_soon(stop_on_signal, stopping)
+        async with trio.open_nursery() as server:
+            await server.start(partial(serve_app, app, listeners, stopping=stopping))
+            _, port, *_ = listeners[0].socket.getsockname()
+            task_status.started(Address(settings.host, port))
+        # The server has ended; leaving the block drains the actors, the last one first.
+        nursery.cancel_scope.cancel()
+    _log.info("stopped")
+
+
+@asynccontextmanager
+async def listening(settings: Settings) -> AsyncGenerator[list[trio.SocketListener], None]:
+    """Take the address first: a second copy by mistake must fail before it touches anything."""
+    try:
+        listeners = await open_listeners(settings.host, settings.port)
+    except OSError as error:
+        message = f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}."
+        raise StartError(message) from error
+    try:
+        yield listeners
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+
+
+@asynccontextmanager
+async def opened(
+    brokers: Mapping[str, Broker] | None, settings: Settings, clock: SystemClock
+) -> AsyncGenerator[Mapping[str, Broker], None]:
+    """The broker of each account."""
+    if brokers is not None:
+        yield brokers
+        return
+    async with open_paper(
+        settings.paper_path,
+        funds=settings.paper_funds,
+        clock=clock,
+        seed=str(settings.paper_seed),
+    ) as broker:
+        yield {PRIMARY: broker}
+
+
+async def stop_on_signal(stopping: trio.Event) -> None:
+    """SIGTERM and SIGINT ask for a clean end; a second one ends at once."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            if stopping.is_set():
+                os._exit(1)
+            _log.info("stopping", signal=signal.Signals(number).name)
+            stopping.set()
+
+
+def depths(actors: tuple[Actor, ...]) -> Iterator[tuple[str, int]]:
+    """How many messages wait in each actor's mailboxes."""
+    for actor in actors:
+        for number, mailbox in enumerate(actor.mailboxes):
+            name = type(actor).__name__
+            yield (f"{name}.{number}" if number else name), len(mailbox)
+
+
+def process_name() -> str:
+    """Names this process in the accounts it writes: host, pid."""
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
+class LoopLag:
+    """How far the event loop runs behind: by how much a short sleep is too long."""
+
+    def __init__(self) -> None:
+        self._due = trio.current_time() + LAG_PROBE_SECONDS
+        self._last = 0.0
+
+    def seconds(self) -> float:
+        """The lag of the last probe, or of the present one if it is already late."""
+        return max(self._last, trio.current_time() - self._due)
+
+    async def watch(self) -> None:
+        """Probe without end."""
+        while True:
+            self._due = trio.current_time() + LAG_PROBE_SECONDS
+            await trio.sleep_until(self._due)
+            self._last = trio.current_time() - self._due

@@ -1,0 +1,86 @@
+"""The HTTP application: doors, errors, and one blueprint a subject."""
+
+from http import HTTPStatus
+
+import structlog
+from quart import Response, request, websocket
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from ticker_actors.mailbox import Busy, Stopped
+from ticker_actors.web import batches, operating, stream, tasks, webhooks
+from ticker_actors.web.doors import Doors
+from ticker_actors.web.parts import Parts
+from ticker_actors.web.problems import Problem, overloaded, stopping
+
+MAX_BODY_BYTES = 256 * 1024
+"""50 legs are about 25 KB; a body far above that is a mistake or an attack."""
+
+_log = structlog.get_logger(__name__)
+
+
+def create_app(parts: Parts) -> QuartTrio:
+    """The application for a running service."""
+    app = QuartTrio(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.url_map.strict_slashes = False
+    doors = Doors(parts.settings)
+    for routes in (
+        tasks.blueprint(parts),
+        batches.blueprint(parts),
+        webhooks.blueprint(parts),
+        stream.blueprint(parts),
+        operating.blueprint(parts, doors),
+    ):
+        app.register_blueprint(routes)
+
+    @app.before_request
+    async def enter() -> Response | None:
+        doors.check(request)
+        if parts.stopping.is_set() and request.path != "/health":
+            raise stopping()
+        return doors.preflight(request)
+
+    @app.before_websocket
+    async def enter_websocket() -> None:
+        doors.check(websocket)
+        if parts.stopping.is_set():
+            raise stopping()
+
+    @app.after_request
+    async def leave(response: Response) -> Response:
+        return doors.allow_origin(request, response)
+
+    _answer_errors(app)
+    return app
+
+
+def _answer_errors(app: QuartTrio) -> None:
+    """Every error is problem+json."""
+
+    @app.errorhandler(Problem)
+    async def refused(error: Problem) -> Response:
+        return error.response()
+
+    @app.errorhandler(Busy)
+    async def busy(_: Busy) -> Response:
+        return overloaded().response()
+
+    @app.errorhandler(Stopped)
+    async def stopped(_: Stopped) -> Response:
+        return stopping().response()
+
+    @app.errorhandler(HTTPException)
+    async def http(error: HTTPException) -> Response:
+        status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+        response = Problem(status, error.description or status.phrase).response()
+        for name, value in error.get_headers():
+            if name.lower() not in {"content-type", "content-length"}:
+                response.headers[name] = value
+        return response
+
+    @app.errorhandler(Exception)
+    async def bug(error: Exception) -> Response:
+        _log.error("request failed", path=request.path, exc_info=error)
+        detail = "This is a bug of the service; its log tells more."
+        return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail).response()

@@ -1,0 +1,67 @@
+"""`/advanced/batch-orders`: several orders as one, answered when it is finished."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from quart import Blueprint, Response
+
+from ticker_actors.actors.executor import AcceptedBatch
+from ticker_actors.model.batches import MAX_LEGS
+from ticker_actors.model.orders import PlaceOrder
+from ticker_actors.web import decoding
+from ticker_actors.web.decoding import AccountId
+from ticker_actors.web.parts import Parts
+from ticker_actors.web.problems import not_found
+from ticker_actors.web.tasks import as_json, client_key, refusal
+
+
+class BatchBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /advanced/batch-orders`."""
+
+    orders: Annotated[tuple[PlaceOrder, ...], Meta(min_length=1, max_length=MAX_LEGS)]
+    account_id: AccountId = "primary"
+    rollback_on_failure: bool = True
+
+
+def blueprint(parts: Parts) -> Blueprint:
+    """The routes of batches."""
+    routes = Blueprint("batches", __name__)
+
+    @routes.post("/advanced/batch-orders")
+    async def submit() -> Response:
+        key = decoding.idempotency_key()
+        body, sent = await decoding.body(BatchBody)
+        submitted = await parts.executor.submit_batch(
+            parts.account(body.account_id),
+            body.orders,
+            rollback_on_failure=body.rollback_on_failure,
+            key=client_key(key, "batch", sent),
+        )
+        if not isinstance(submitted, AcceptedBatch):
+            raise refusal(submitted)
+        batch_id = submitted.batch_id
+        finished = parts.executor.finished_batch(batch_id)
+        answer = await parts.within(parts.settings.batch_answer_seconds, finished)
+        answer = answer or await current(batch_id) or submitted.answer
+        status = HTTPStatus.OK if answer["completed_at"] is not None else HTTPStatus.ACCEPTED
+        return as_json(answer, status, {"Location": f"/advanced/batch-orders/{batch_id}"})
+
+    @routes.get("/advanced/batch-orders/<batch_id>")
+    async def batch(batch_id: str) -> Response:
+        decoding.query(decoding.Account)
+        answer = await current(batch_id)
+        if answer is None:
+            raise not_found(f"batch {batch_id!r}")
+        return as_json(answer)
+
+    async def current(batch_id: str) -> dict[str, object] | None:
+        """What is true of a batch now, or was when it finished."""
+        answer = await parts.executor.batch(batch_id)
+        if answer is not None:
+            return dict(answer)
+        stored = await parts.tables.batch(batch_id)
+        return None if stored is None else stored.answer
+
+    return routes

@@ -1,0 +1,130 @@
+"""Who may come in. Without a key only this machine, and even there no web page of somebody else's.
+
+A page in the user's browser can send requests to loopback. It cannot choose its `Origin`, it cannot
+send JSON to another origin unasked, and when it plays tricks with DNS its name shows in `Host`: so
+these three are looked at.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from quart import Request, Response, Websocket
+
+from ticker_actors.settings import Settings
+from ticker_actors.web.problems import Problem
+
+OPEN_PATHS = frozenset({"/health"})
+"""Load balancers ask without a key; they get the status without the details."""
+_READING = frozenset({"GET", "HEAD"})
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+
+
+class Doors:
+    """Judges every request and every WebSocket before anything else sees it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._key = None if settings.api_key is None else _digest(settings.api_key)
+        self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
+        self._origins = frozenset(origin.lower() for origin in settings.allowed_origins)
+
+    def check(self, request: Request | Websocket) -> None:
+        """Raise the `Problem` for which this request is not let in."""
+        self._check_host(request)
+        self._check_origin(request)
+        asks_first = isinstance(request, Request) and self.preflight(request) is not None
+        if not asks_first and request.path not in OPEN_PATHS and not self.holds_key(request):
+            raise Problem(
+                HTTPStatus.UNAUTHORIZED,
+                "An API key is needed: send it as 'Authorization: Bearer …' or 'X-API-Key'.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        if isinstance(request, Request):
+            _check_content_type(request)
+
+    def holds_key(self, request: Request | Websocket) -> bool:
+        """Whether the request carries the key, or none is needed."""
+        if self._key is None:
+            return True
+        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
+        candidates = [bearer if scheme.lower() == "bearer" else ""]
+        candidates.append(request.headers.get("X-API-Key", ""))
+        if isinstance(request, Websocket):  # browsers cannot set headers on a WebSocket
+            candidates.append(request.args.get("token", ""))
+        return any(hmac.compare_digest(_digest(text), self._key) for text in candidates)
+
+    def allow_origin(self, request: Request, response: Response) -> Response:
+        """Let the pages of `ALLOWED_ORIGINS` read the answer (CORS); others are not told anything."""
+        origin = request.headers.get("Origin", "")
+        if origin.lower() in self._origins:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = "Location, Retry-After"
+            response.headers.add("Vary", "Origin")
+        return response
+
+    def preflight(self, request: Request) -> Response | None:
+        """The answer to a browser that asks before it sends, or None when this is no such question."""
+        if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
+            return None
+        return Response(
+            status=HTTPStatus.NO_CONTENT.value,
+            headers={
+                "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
+                "Access-Control-Allow-Headers": (
+                    "Content-Type, Authorization, X-API-Key, Idempotency-Key"
+                ),
+                "Access-Control-Max-Age": "600",
+            },
+        )
+
+    def _check_host(self, request: Request | Websocket) -> None:
+        if self._key is not None:
+            return
+        host = _hostname(request.headers.get("Host", ""))
+        if not _is_loopback(host) and host not in self._hosts:
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                f"This service does not answer to the name {host!r}: "
+                "add it to ALLOWED_HOSTS, or use 127.0.0.1.",
+            )
+
+    def _check_origin(self, request: Request | Websocket) -> None:
+        origin = request.headers.get("Origin")
+        if origin is None or origin.lower() in self._origins:
+            return
+        harmless = isinstance(request, Websocket) or request.method in _READING
+        if harmless and _is_loopback(urlsplit(origin).hostname or ""):
+            return
+        raise Problem(
+            HTTPStatus.FORBIDDEN,
+            f"Web pages of {origin} may not use this service: add it to ALLOWED_ORIGINS.",
+        )
+
+
+def _check_content_type(request: Request) -> None:
+    has_body = request.content_length or "Transfer-Encoding" in request.headers
+    if request.method in _WITH_BODY and has_body and request.mimetype != "application/json":
+        raise Problem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "The body must be JSON: send 'Content-Type: application/json'.",
+        )
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _hostname(host: str) -> str:
+    """`Host` without its port, in lower case."""
+    return (urlsplit(f"//{host}").hostname or "").lower()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,82 @@
+"""Errors for people: `application/problem+json` (RFC 9457)."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from quart import Response
+
+from ticker_actors.model.orders import FieldProblem
+
+
+class Problem(Exception):
+    """A request is refused. Handlers raise it; the app answers it. Nothing was stored or sent."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        errors: Sequence[FieldProblem] = (),
+        retry_after: int | None = None,
+        headers: dict[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        """`errors` name every bad field by its path; `retry_after` is in seconds."""
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.errors = errors
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
+        self.members = members
+
+    def response(self) -> Response:
+        """The answer on the wire."""
+        body: dict[str, Any] = {
+            "type": "about:blank",
+            "title": self.status.phrase,
+            "status": self.status.value,
+            "detail": self.detail,
+            **self.members,
+        }
+        if self.errors:
+            body["errors"] = [{"field": field, "message": text} for field, text in self.errors]
+        return Response(
+            msgspec.json.encode(body),
+            status=self.status.value,
+            headers=self.headers,
+            content_type="application/problem+json",
+        )
+
+
+def bad_fields(errors: Sequence[FieldProblem]) -> Problem:
+    """The answer to a body, query or header whose content is wrong."""
+    named = "; ".join(f"{field} {text}" for field, text in errors[:3])
+    more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""  # noqa: PLR2004  # as above
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"{named}{more}.", errors=errors)
+
+
+def overloaded() -> Problem:
+    """Too much waits already."""
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "Too many requests are waiting; nothing was stored. Try again shortly.",
+        retry_after=1,
+    )
+
+
+def stopping() -> Problem:
+    """The service is going down."""
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The service is stopping. Ask again when it is back, under the same Idempotency-Key.",
+        retry_after=5,
+    )
+
+
+def not_found(what: str) -> Problem:
+    """There is no such thing."""
+    return Problem(HTTPStatus.NOT_FOUND, f"There is no {what}.")

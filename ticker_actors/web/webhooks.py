@@ -1,0 +1,93 @@
+"""`/advanced/webhooks`: who is told of what. Delivering is the dispatcher's business."""
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from quart import Blueprint, Response
+
+from ticker_actors.model import ids
+from ticker_actors.model.calendar import iso
+from ticker_actors.model.changes import Change, Webhook
+from ticker_actors.model.events import WebhookEvent
+from ticker_actors.web import decoding
+from ticker_actors.web.decoding import AccountId
+from ticker_actors.web.parts import Parts
+from ticker_actors.web.problems import Problem, bad_fields, not_found
+from ticker_actors.web.tasks import as_json
+
+MOST_WEBHOOKS = 20
+"""Subscriptions of one account: each costs a delivery an event."""
+
+
+class WebhookBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of `POST /advanced/webhooks`."""
+
+    url: Annotated[str, Meta(min_length=1, max_length=2048)]
+    account_id: AccountId = "primary"
+    events: Annotated[tuple[WebhookEvent, ...], Meta(min_length=1, max_length=20)]
+    secret: Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[\x20-\x7e]+$")] | None = (
+        None
+    )
+    """Sent in clear with every delivery as `X-Webhook-Secret`."""
+
+
+class ListQuery(msgspec.Struct, frozen=True):
+    """The query of `GET /advanced/webhooks`."""
+
+    account_id: AccountId | None = None
+
+
+def blueprint(parts: Parts) -> Blueprint:
+    """The routes of webhooks."""
+    routes = Blueprint("webhooks", __name__)
+
+    @routes.post("/advanced/webhooks")
+    async def create() -> Response:
+        body, _ = await decoding.body(WebhookBody)
+        account_id = parts.account(body.account_id)
+        if len(await parts.tables.webhooks(account_id)) >= MOST_WEBHOOKS:
+            message = f"Account {account_id!r} has {MOST_WEBHOOKS} webhooks: delete one first."
+            raise Problem(HTTPStatus.CONFLICT, message)
+        webhook = Webhook(
+            webhook_id=ids.uuid(parts.chance),
+            url=body.url,
+            account_id=account_id,
+            events=tuple(dict.fromkeys(body.events)),
+            secret=body.secret,
+            created_at=parts.clock.now(),
+        )
+        await parts.persistence.commit(Change(account_id=account_id, webhooks=(webhook,)))
+        return as_json(webhook_json(webhook), HTTPStatus.CREATED)
+
+    @routes.get("/advanced/webhooks")
+    async def webhooks() -> Response:
+        query = decoding.query(ListQuery)
+        if query.account_id is not None:
+            parts.account(query.account_id)
+        found = await parts.tables.webhooks(query.account_id)
+        return as_json([webhook_json(webhook) for webhook in found])
+
+    @routes.delete("/advanced/webhooks/<webhook_id>")
+    async def delete(webhook_id: str) -> Response:
+        webhook = await parts.tables.webhook(webhook_id)
+        if webhook is None:
+            raise not_found(f"webhook {webhook_id!r}")
+        gone = msgspec.structs.replace(webhook, active=False, deleted=True)
+        await parts.persistence.commit(Change(account_id=webhook.account_id, webhooks=(gone,)))
+        return as_json({"success": True, "webhook_id": webhook_id})
+
+    return routes
+
+
+def webhook_json(webhook: Webhook) -> dict[str, Any]:
+    """A subscription on the wire, in the mission document's fields. Its secret is never returned."""
+    return {
+        "webhook_id": webhook.webhook_id,
+        "url": webhook.url,
+        "account_id": webhook.account_id,
+        "events": webhook.events,
+        "active": webhook.active,
+        "created_at": iso(webhook.created_at),
+    }
