@@ -39,7 +39,6 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ASGISendCallable, ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr
-from quart import Response as QuartResponse
 from quart import Websocket
 from quart.typing import ResponseTypes
 from quart.utils import encode_headers
@@ -140,15 +139,15 @@ class Connection(TCPServer):
                         ),
                         send=self.protocol_send,
                     )
-                    # Not wrapped in what would change over to HTTP/2.
-                    self.protocol = self._http  # type: ignore[assignment]
+                    self.protocol = self._http  # type: ignore[assignment]  # unwrapped: no HTTP/2
                     await self.idle_task.restart(self._task_group, self._idle_timeout)
                     await self._read_data()
                     self.kill()
         except* OSError:
             pass  # the client had gone before we could ask who it was
         except* Exception:
-            logger.exception("connection_failed", client=client)
+            if not self._scope.cancel_called:  # else it stumbled over the end that we made
+                logger.exception("connection_failed", client=client)
         finally:
             self.kill()
 
@@ -157,7 +156,7 @@ class Connection(TCPServer):
 
         The caller decides how many are too many. When the connection is closed this does nothing.
         """
-        if self._open and not self._unsent:
+        if data and self._open and not self._unsent:
             data = data[self._write(data) :]
         if self._open and data:
             self._unsent += data
@@ -299,7 +298,11 @@ class HTTP11(H11Protocol):
 
 
 class WebSocketConnection(TrioASGIWebsocketConnection):
-    """Close codes that tell the truth: 1011 after our error (Quart says 1000), 1012 at a stop."""
+    """Close codes that tell the truth: 1011 after our error (Quart says 1000), 1012 at a stop.
+
+    And every send is a checkpoint: in Hypercorn a send after the end returns at once, so that a
+    handler which only sends would never hear of the end, nor let any other task run.
+    """
 
     async def handle_websocket(  # type: ignore[override]  # as Quart-Trio does
         self, nursery: trio.Nursery, websocket: Websocket, send: ASGISendCallable
@@ -315,13 +318,18 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
                 code = CloseReason.SERVICE_RESTART
             await self.close_connection(send, code, "")
         elif not self._accepted and handler.cancelled_caught:
-            await self._refuse(QuartResponse(status=HTTPStatus.SERVICE_UNAVAILABLE), send)
+            await self._refuse(self.app.response_class(status=HTTPStatus.SERVICE_UNAVAILABLE), send)
         elif not self._accepted and response is not None:
             await self._refuse(response, send)
         nursery.cancel_scope.cancel()
 
+    async def send_data(self, send: ASGISendCallable, data: str | bytes) -> None:
+        """Send one message."""
+        await trio.lowlevel.checkpoint()
+        await super().send_data(send, data)
+
     async def _cancel_at_stop(self, handler: trio.CancelScope) -> None:
-        connection = self.scope["state"].get("connection")
+        connection = self.scope.get("state", {}).get("connection")
         if isinstance(connection, Connection):  # else the application is in a test client
             await connection.context.terminated.wait()
             handler.cancel()

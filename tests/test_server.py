@@ -1,0 +1,662 @@
+"""The HTTP server against clients that behave badly, beside Hypercorn as shipped.
+
+Where a test runs on both, the bad behaviour of the plain server is asserted too: when such a test
+fails, upstream has mended something and `ticker_actors/web/server.py` can shrink.
+"""
+
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+import trio
+import trio.testing
+from hypercorn.config import Config
+from hypercorn.trio import serve
+from quart import request, websocket
+from quart_trio import QuartTrio
+from structlog.testing import capture_logs
+
+from ticker_actors.web import server as server_module
+from ticker_actors.web.server import (
+    ServerConfig,
+    UnsupportedVersionError,
+    connection_of,
+    open_listeners,
+    serve_app,
+)
+
+pytestmark = pytest.mark.trio
+
+SOON = 2.0
+"""Seconds within which what must happen does."""
+WHILE = 0.4
+"""Seconds for which the plain server is seen not to do what it should."""
+MIB = 1024 * 1024
+NARROW = 4096
+CHUNK = 65_536
+CHUNK_FRAME = b"\x81\x7f" + CHUNK.to_bytes(8, "big") + b"x" * CHUNK
+HANDSHAKE = (
+    b"GET %s HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+BOTH = pytest.mark.parametrize("plain", [False, True], ids=["ours", "plain"])
+
+
+# The application
+
+
+class Desk:
+    """Handlers that answer, wait, flood and fail, and the events of their lives."""
+
+    def __init__(self) -> None:
+        self.entered = trio.Event()
+        self.left = trio.Event()
+        self.release = trio.Event()
+        self.timed_out = trio.Event()
+
+    def app(self) -> QuartTrio:
+        """Make an application of the handlers."""
+        app = QuartTrio(__name__)
+        app.config["MAX_CONTENT_LENGTH"] = MIB
+        for handler in (self.hello, self.wait):
+            app.get("/" + handler.__name__)(handler)
+        app.post("/body")(self.body)
+        for socket_handler in (
+            self.echo,
+            self.refuse,
+            self.ponder,
+            self.fail,
+            self.flood,
+            self.babble,
+            self.patient,
+            self.push,
+        ):
+            app.websocket("/" + socket_handler.__name__)(socket_handler)
+        return app
+
+    async def hello(self) -> str:
+        """Answer."""
+        return "hello"
+
+    async def body(self) -> str:
+        """Read the whole body."""
+        return str(len(await request.get_data()))
+
+    async def wait(self) -> str:
+        """Answer when released."""
+        self.entered.set()
+        try:
+            await self.release.wait()
+        finally:
+            self.left.set()
+        return "released"
+
+    async def echo(self) -> None:
+        """Say everything back."""
+        await websocket.accept()
+        while True:
+            await websocket.send(await websocket.receive())
+
+    async def refuse(self) -> tuple[str, int]:
+        """Answer the handshake without accepting it."""
+        return "who are you?", 401
+
+    async def ponder(self) -> None:
+        """Never answer the handshake."""
+        self.entered.set()
+        await trio.sleep_forever()
+
+    async def fail(self) -> None:
+        """Raise after the handshake."""
+        await websocket.accept()
+        message = "our bug"
+        raise RuntimeError(message)
+
+    async def flood(self) -> None:
+        """Send for ever."""
+        try:
+            while True:
+                await websocket.send("x" * CHUNK)
+                await trio.lowlevel.checkpoint()  # else the plain server stops the test itself
+        finally:
+            self.left.set()
+
+    async def babble(self) -> None:
+        """Send for ever, and nothing else."""
+        try:
+            while True:
+                await websocket.send("again")
+        finally:
+            self.left.set()
+
+    async def patient(self) -> None:
+        """Send for a fifth of a second, then say how much."""
+        sent = 0
+        with trio.move_on_after(0.2):
+            while True:
+                sent += 1
+                await websocket.send("x" * CHUNK)
+                await trio.lowlevel.checkpoint()
+        self.timed_out.set()
+        await websocket.send(f"sent {sent}!")
+        await websocket.receive()
+
+    async def push(self) -> None:
+        """Push ready-made frames between ordinary ones, until some have to wait."""
+        await websocket.send("first")
+        connection = connection_of(websocket)
+        assert connection.push(b"\x81\x06second") == 0
+        while connection.push(CHUNK_FRAME) == 0:
+            pass
+        assert connection.push(b"\x81\x05third") > 0
+        await websocket.send("fourth")
+
+
+# Servers and clients
+
+
+@dataclass
+class Running:
+    """A server under test. `error` is what ended it, if anything did."""
+
+    stopping: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)
+    error: BaseException | None = None
+    port: int = 0
+
+    async def connect(self) -> trio.SocketStream:
+        """Open a raw connection with little room for what is not read."""
+        client = trio.socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW)
+        try:
+            await client.connect(("127.0.0.1", self.port))
+        except OSError:
+            client.close()
+            raise
+        return trio.SocketStream(client)
+
+
+async def _run(
+    running: Running,
+    app: QuartTrio,
+    settings: dict[str, float | None],
+    *,
+    plain: bool,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    config = Config() if plain else ServerConfig()
+    config.graceful_timeout = WHILE / 2
+    for name, value in settings.items():
+        setattr(config, name, value)
+    try:
+        if plain:
+            config.bind = ["127.0.0.1:0"]
+            async with trio.open_nursery() as nursery:
+                start = partial(serve, app, config, shutdown_trigger=running.stopping.wait)
+                (bind,) = await nursery.start(start)
+                running.port = int(bind.rsplit(":", 1)[1])
+                task_status.started()
+        else:
+            assert isinstance(config, ServerConfig)
+            listeners = await open_listeners("127.0.0.1", 0, config)
+            running.port = listeners[0].socket.getsockname()[1]
+            await serve_app(
+                app, listeners, stopping=running.stopping, config=config, task_status=task_status
+            )
+    except Exception as error:  # noqa: BLE001  # the test looks at it
+        running.error = error
+    finally:
+        running.ended.set()
+
+
+@asynccontextmanager
+async def serving(
+    app: QuartTrio, *, plain: bool = False, **settings: float | None
+) -> AsyncGenerator[Running]:
+    """Serve `app` while the test runs."""
+    running = Running()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(_run, running, app, settings, plain=plain))
+        yield running
+        running.stopping.set()
+        with trio.move_on_after(SOON):
+            await running.ended.wait()
+        nursery.cancel_scope.cancel()
+
+
+def text_frame(text: str) -> bytes:
+    """Make a client's frame, masked with zeros."""
+    return bytes((0x81, 0x80 | len(text))) + bytes(4) + text.encode()
+
+
+async def read_until(stream: trio.SocketStream, end: bytes) -> bytes:
+    """Read up to `end`, or to the end of the stream."""
+    data = b""
+    with trio.fail_after(SOON):
+        while end not in data and (chunk := await stream.receive_some()):
+            data += chunk
+    return data
+
+
+async def read_all(stream: trio.SocketStream) -> bytes:
+    """Read to the end of the stream, which must come soon."""
+    data = bytearray()
+    with trio.fail_after(SOON):
+        async for chunk in stream:
+            data += chunk
+    return bytes(data)
+
+
+async def stays_open(stream: trio.SocketStream) -> bool:
+    """Whether nothing, not even the end, comes for a while."""
+    with trio.move_on_after(WHILE) as waiting:
+        await stream.receive_some()
+    return waiting.cancelled_caught
+
+
+async def happens(event: trio.Event, within: float = SOON) -> bool:
+    """Whether the event comes in time."""
+    with trio.move_on_after(within):
+        await event.wait()
+    return event.is_set()
+
+
+async def handshake(
+    running: Running, path: bytes, more: bytes = b"", headers: bytes = b""
+) -> trio.SocketStream:
+    """Open a connection and send a WebSocket handshake, with more bytes right behind it."""
+    stream = await running.connect()
+    await stream.send_all(HANDSHAKE % path + headers + b"\r\n" + more)
+    return stream
+
+
+def closed(code: int) -> bytes:
+    """Make the server's close frame."""
+    return b"\x88\x02" + code.to_bytes(2, "big")
+
+
+async def hello(running: Running) -> bytes:
+    """Ask for /hello on a connection of its own."""
+    async with await running.connect() as stream:
+        await stream.send_all(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n")
+        return await read_until(stream, b"hello")
+
+
+# One connection's trouble is its own
+
+
+@BOTH
+@pytest.mark.parametrize("early", [b"\x81", text_frame("early")], ids=["a byte", "a frame"])
+async def test_early_bytes_do_not_end_the_server(early: bytes, *, plain: bool) -> None:
+    """Bytes sent together with a WebSocket handshake wait for the answer (they kill Hypercorn)."""
+    async with (
+        serving(Desk().app(), plain=plain) as running,
+        await handshake(running, b"/echo", early) as stream,
+    ):
+        if plain:
+            assert await happens(running.ended)
+            assert "LocalProtocolError" in repr(running.error)
+            return
+        assert b" 101 " in await read_until(stream, b"\r\n\r\n")
+        await stream.send_all(text_frame("early")[len(early) :])
+        assert b"early" in await read_until(stream, b"early")
+        assert b"200" in await hello(running)
+
+
+async def test_early_bytes_of_a_refused_handshake_are_dropped() -> None:
+    """A handshake that is refused gets the handler's answer although bytes came with it."""
+    async with (
+        serving(Desk().app()) as running,
+        await handshake(running, b"/refuse", text_frame("early")) as stream,
+    ):
+        answer = await read_all(stream)
+        assert b" 401 " in answer
+        assert answer.endswith(b"who are you?")
+        assert not running.ended.is_set()
+
+
+@BOTH
+async def test_improper_handshake_is_answered_and_closed(*, plain: bool) -> None:
+    """A handshake of another version gets 400 and the end (Hypercorn keeps the connection)."""
+    async with serving(Desk().app(), plain=plain) as running, await running.connect() as stream:
+        await stream.send_all(HANDSHAKE.replace(b"13", b"12") % b"/echo" + b"\r\n")
+        assert b" 400 " in await read_until(stream, b"\r\n\r\n")
+        assert await stays_open(stream) is plain
+
+
+@BOTH
+async def test_exception_ends_its_own_connection(*, plain: bool) -> None:
+    """An exception in one connection is logged and ends that one (in Hypercorn the server)."""
+    not_ascii = b"Sec-WebSocket-Protocol: \xff\r\n"
+    with capture_logs() as logs:
+        async with serving(Desk().app(), plain=plain) as running:
+            async with await handshake(running, b"/echo", headers=not_ascii) as stream:
+                if plain:
+                    assert await happens(running.ended)
+                    assert "UnicodeDecodeError" in repr(running.error)
+                    return
+                assert await read_all(stream) == b""
+            assert b"200" in await hello(running)
+    assert [line["event"] for line in logs] == ["connection_failed"]
+
+
+# Clients that do not read
+
+
+@BOTH
+async def test_client_that_does_not_read_is_cut(*, plain: bool) -> None:
+    """A handler whose client reads nothing is freed in time (in Hypercorn it is stuck for ever)."""
+    desk = Desk()
+    async with (
+        serving(desk.app(), plain=plain, send_timeout=0.1) as running,
+        await handshake(running, b"/flood"),
+    ):
+        assert await happens(desk.left, SOON / 2) is not plain
+        assert b"200" in await hello(running)
+
+
+@BOTH
+async def test_client_that_does_not_read_cannot_hold_up_the_stop(*, plain: bool) -> None:
+    """The server stops in time with a blocked send under way (Hypercorn does not stop)."""
+    async with (
+        serving(Desk().app(), plain=plain, stop_timeout=0.2) as running,
+        await handshake(running, b"/flood"),
+    ):
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        running.stopping.set()
+        assert await happens(running.ended, 1.0) is not plain
+
+
+@BOTH
+async def test_time_out_round_a_send_fires_and_cuts_no_frame(*, plain: bool) -> None:
+    """A send that is cancelled still arrives whole (in Hypercorn it cannot be cancelled)."""
+    desk = Desk()
+    async with (
+        serving(desk.app(), plain=plain, websocket_ping_interval=None) as running,
+        await handshake(running, b"/patient") as stream,
+    ):
+        assert await happens(desk.timed_out, SOON / 2) is not plain
+        if plain:
+            return
+        _, _, frames = (await read_until(stream, b"!")).partition(b"\r\n\r\n")
+        count = frames.count(CHUNK_FRAME)
+        last = b"sent %d!" % count
+        assert frames == CHUNK_FRAME * count + bytes((0x81, len(last))) + last
+
+
+async def test_pushed_bytes_keep_their_order() -> None:
+    """Ready-made frames and those of Hypercorn go out in order, whatever the kernel takes."""
+    async with (
+        serving(Desk().app(), websocket_ping_interval=None) as running,
+        await handshake(running, b"/push") as stream,
+    ):
+        _, _, frames = (await read_all(stream)).partition(b"\r\n\r\n")
+    small = frames.replace(CHUNK_FRAME, b"")
+    assert small == b"\x81\x05first\x81\x06second\x81\x05third\x81\x06fourth" + closed(1000)
+
+
+# The life of a connection
+
+
+@BOTH
+async def test_connection_close_closes(*, plain: bool) -> None:
+    """`Connection: close` closes (under Quart-Trio Hypercorn is cancelled before it does)."""
+    async with serving(Desk().app(), plain=plain) as running, await running.connect() as stream:
+        await stream.send_all(b"GET /hello HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        assert b"hello" in await read_until(stream, b"hello")
+        assert await stays_open(stream) is plain
+
+
+@BOTH
+async def test_idle_connection_is_closed(*, plain: bool) -> None:
+    """A connection idle for `keep_alive_timeout` is closed (in Hypercorn not after a request)."""
+    async with (
+        serving(Desk().app(), plain=plain, keep_alive_timeout=0.1) as running,
+        await running.connect() as stream,
+    ):
+        for _ in range(2):
+            await stream.send_all(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n")
+            assert b"hello" in await read_until(stream, b"hello")
+        assert await stays_open(stream) is plain
+
+
+@BOTH
+async def test_disconnect_cancels_the_handler(*, plain: bool) -> None:
+    """A client that leaves in the middle of a request cancels its handler."""
+    desk = Desk()
+    async with serving(desk.app(), plain=plain) as running:
+        async with await running.connect() as stream:
+            await stream.send_all(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
+            assert await happens(desk.entered)
+        assert await happens(desk.left)
+
+
+@pytest.mark.parametrize("sent", [0, 5 * MIB, 10 * MIB])
+async def test_body_too_large_is_refused_at_once(sent: int) -> None:
+    """A body announced as too large is answered 413, however much of it has been sent."""
+    async with serving(Desk().app()) as running, await running.connect() as stream:
+        head = b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % (10 * MIB)
+        await stream.send_all(head + bytes(sent))
+        assert b" 413 " in await read_all(stream)
+
+
+# WebSocket rules
+
+
+async def test_handler_that_only_sends_ends_with_its_client() -> None:
+    """A loop of sends ends when the client closes (in Hypercorn it stops the whole process)."""
+    desk = Desk()
+    async with (
+        serving(desk.app()) as running,
+        await handshake(running, b"/babble") as stream,
+    ):
+        await stream.send_all(b"\x88\x80" + bytes(4))
+        await read_all(stream)
+        assert await happens(desk.left)
+
+
+@BOTH
+async def test_no_compression_is_agreed(*, plain: bool) -> None:
+    """permessage-deflate is not taken up: a small message could unpack to hundreds of MB."""
+    offer = b"Sec-WebSocket-Extensions: permessage-deflate\r\n"
+    async with (
+        serving(Desk().app(), plain=plain) as running,
+        await handshake(running, b"/echo", headers=offer) as stream,
+    ):
+        answer = await read_until(stream, b"\r\n\r\n")
+        assert b" 101 " in answer
+        assert (b"permessage-deflate" in answer) is plain
+
+
+@BOTH
+async def test_message_too_big_ends_the_connection(*, plain: bool) -> None:
+    """Too big a message is answered 1009 and the end (Hypercorn lets the client go on)."""
+    async with (
+        serving(Desk().app(), plain=plain, websocket_max_message_size=4096) as running,
+        await handshake(running, b"/echo") as stream,
+    ):
+        await read_until(stream, b"\r\n\r\n")
+        await stream.send_all(b"\x81\xff" + MIB.to_bytes(8, "big") + bytes(4) + b"x" * 5000)
+        assert closed(1009) in await read_until(stream, closed(1009))
+        assert await stays_open(stream) is plain
+
+
+@BOTH
+async def test_failed_handler_closes_with_1011(*, plain: bool) -> None:
+    """A handler's exception closes with 1011, our error (Quart says 1000, all is well)."""
+    async with (
+        serving(Desk().app(), plain=plain) as running,
+        await handshake(running, b"/fail") as stream,
+    ):
+        assert (await read_all(stream)).endswith(closed(1000 if plain else 1011))
+
+
+async def test_silent_client_is_closed() -> None:
+    """A WebSocket client that sends nothing, not even pongs, is closed with 4002; others stay."""
+    pong = b"\x8a\x80" + bytes(4)
+    async with (
+        serving(Desk().app(), websocket_ping_interval=0.1, silence_timeout=0.3) as running,
+        await handshake(running, b"/echo") as silent,
+        await handshake(running, b"/echo") as lively,
+        trio.open_nursery() as nursery,
+    ):
+
+        @nursery.start_soon
+        async def answer() -> None:
+            async for data in lively:
+                if b"\x89\x00" in data:
+                    await lively.send_all(pong)
+
+        assert b"\x88\x08" + (4002).to_bytes(2, "big") + b"silent" in await read_all(silent)
+        await trio.sleep(0.2)  # past the other's time, had it not answered
+        nursery.cancel_scope.cancel()
+        await lively.send_all(text_frame("still here"))
+        assert b"still here" in await read_until(lively, b"still here")
+
+
+# HTTP/2
+
+
+@BOTH
+async def test_http2_is_refused(*, plain: bool) -> None:
+    """HTTP/2 without TLS is answered 505 and the end (Hypercorn speaks it)."""
+    async with serving(Desk().app(), plain=plain) as running, await running.connect() as stream:
+        settings = 4
+        await stream.send_all(
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, settings, 0, 0, 0, 0, 0))
+        )
+        if plain:
+            assert (await stream.receive_some())[3] == settings
+        else:
+            assert (await read_all(stream)).startswith(b"HTTP/1.1 505 ")
+
+
+@BOTH
+async def test_upgrade_to_http2_is_ignored(*, plain: bool) -> None:
+    """`Upgrade: h2c` is answered as the HTTP/1.1 request it is (Hypercorn changes over)."""
+    async with serving(Desk().app(), plain=plain) as running, await running.connect() as stream:
+        await stream.send_all(
+            b"GET /hello HTTP/1.1\r\nHost: test\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+            b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+        )
+        answer = await read_until(stream, b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 101 " if plain else b"HTTP/1.1 200 ")
+
+
+# Stop
+
+
+@BOTH
+async def test_stop_closes_websockets_with_1012(*, plain: bool) -> None:
+    """An idle WebSocket client is told 1012, and the server ends (Hypercorn: not a word)."""
+    async with serving(Desk().app(), plain=plain) as running:
+        async with await handshake(running, b"/echo") as stream:
+            await read_until(stream, b"\r\n\r\n")
+            running.stopping.set()
+            assert (await read_all(stream)).endswith(closed(1012)) is not plain
+        assert await happens(running.ended, 0.5)
+
+
+async def test_stop_refuses_an_open_handshake() -> None:
+    """A handshake that is not answered when the server stops is refused with 503."""
+    desk = Desk()
+    async with (
+        serving(desk.app()) as running,
+        await handshake(running, b"/ponder") as stream,
+    ):
+        assert await happens(desk.entered)
+        running.stopping.set()
+        assert (await read_all(stream)).startswith(b"HTTP/1.1 503 ")
+
+
+@BOTH
+async def test_idle_connections_do_not_delay_the_stop(*, plain: bool) -> None:
+    """A kept-alive connection uses up none of the grace (in Hypercorn, after a request, all)."""
+    grace = 1.0
+    async with (
+        serving(Desk().app(), plain=plain, stop_timeout=grace, graceful_timeout=grace) as running,
+        await running.connect() as stream,
+    ):
+        await stream.send_all(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert b"hello" in await read_until(stream, b"hello")
+        await trio.testing.wait_all_tasks_blocked()
+        running.stopping.set()
+        assert await happens(running.ended, grace / 2) is not plain
+
+
+async def test_running_request_may_finish() -> None:
+    """A request that runs when the server stops is answered, but nobody new is let in."""
+    desk = Desk()
+    async with serving(desk.app()) as running:
+        async with await running.connect() as stream:
+            await stream.send_all(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
+            assert await happens(desk.entered)
+            running.stopping.set()
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(ConnectionRefusedError):
+                await hello(running)
+            desk.release.set()
+            assert b"released" in await read_all(stream)
+        assert await happens(running.ended, 0.5)
+
+
+async def test_stuck_request_and_shutdown_function_are_cut() -> None:
+    """Neither a request nor an `after_serving` function that never ends holds up the stop."""
+    desk = Desk()
+    app = desk.app()
+    app.after_serving(trio.sleep_forever)
+    async with (
+        serving(app, stop_timeout=0.2, lifespan_timeout=0.2) as running,
+        await running.connect() as stream,
+    ):
+        await stream.send_all(b"GET /wait HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert await happens(desk.entered)
+        running.stopping.set()
+        assert await happens(running.ended, 1.0)
+    assert desk.left.is_set()
+    assert running.error is None
+
+
+# Start
+
+
+async def test_localhost_listens_on_both_loopbacks() -> None:
+    """`localhost` is served on 127.0.0.1 and ::1 at the same port, where the machine has both."""
+    listeners = await open_listeners("localhost", 0)
+    addresses = [listener.socket.getsockname()[:2] for listener in listeners]
+    for listener in listeners:
+        await listener.aclose()
+    port = addresses[0][1]
+    assert addresses in ([("127.0.0.1", port)], [("127.0.0.1", port), ("::1", port)])
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux only")
+async def test_connections_inherit_the_limits_of_the_kernel() -> None:
+    """An accepted connection gives up on a dead peer after 15 s and keeps little in the kernel."""
+    (listener,) = await open_listeners("127.0.0.1", 0)
+    async with listener, await trio.open_tcp_stream(*listener.socket.getsockname()):
+        accepted = await listener.accept()
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 128 * 1024
+        await accepted.aclose()
+
+
+async def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another version of Hypercorn the start fails, and says so in one sentence."""
+    monkeypatch.setitem(server_module.PINNED, "hypercorn", "0.17.3")
+    with pytest.raises(
+        UnsupportedVersionError, match=r"^hypercorn must be 0\.17\.3, not 0\.18\.0: "
+    ):
+        await serve_app(Desk().app(), [], stopping=trio.Event())
+
+
+async def test_test_client_works_without_a_connection() -> None:
+    """The hardened application can still be driven by Quart's own test client."""
+    app = Desk().app()
+    server_module.harden(app)
+    async with app.test_client().websocket("/echo") as client:
+        await client.send("hello")
+        assert await client.receive() == "hello"
