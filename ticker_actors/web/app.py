@@ -16,6 +16,12 @@ from ticker_actors.web.problems import Problem, overloaded, stopping
 MAX_BODY_BYTES = 256 * 1024
 """50 legs are about 25 KB; a body far above that is a mistake or an attack."""
 
+_WORDS = {
+    HTTPStatus.NOT_FOUND: "There is nothing at {request.path}.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "{request.path} does not know {request.method}.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"A body may have {MAX_BODY_BYTES // 1024} KiB at most.",
+}
+
 _log = structlog.get_logger(__name__)
 
 
@@ -73,7 +79,8 @@ def _answer_errors(app: QuartTrio) -> None:
     @app.errorhandler(HTTPException)
     async def http(error: HTTPException) -> Response:
         status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
-        response = Problem(status, error.description or status.phrase).response()
+        detail = _WORDS.get(status, error.description or status.phrase).format(request=request)
+        response = Problem(status, detail).response()
         for name, value in error.get_headers():
             if name.lower() not in {"content-type", "content-length"}:
                 response.headers[name] = value

@@ -4,7 +4,9 @@ msgspec judges; only when it refuses is the value walked a second time, to name 
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
+from enum import Enum
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -119,20 +121,41 @@ def _choices(kind: Any) -> tuple[str, ...]:
     """The allowed words of a Literal, however it is wrapped."""
     if get_origin(kind) is Literal:
         return get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return tuple(str(member.value) for member in kind)
     return tuple(word for part in get_args(kind) if part is not type(None) for word in _choices(part))
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "an array",
+    "object": "an object",
+    "null": "null",
+}
+_BOUNDS = {">=": "of at least", ">": "above", "<=": "of at most", "<": "below"}
+_EXPECTED = re.compile(
+    r"Expected `(?P<kind>\w+)[^`]*`(?P<length> of length)?(?: (?P<bound>[<>]=?) (?P<number>\S+))?"
+)
 
 
 def _sentence(error: str) -> str:
     """msgspec's words, as the end of a sentence that starts with the field's name."""
-    text = error.split(" - at `$", 1)[0].replace("`", "").replace("Expected ", "must be ")
+    text = error.split(" - at `$", 1)[0]
     if "matching regex" in text:
         return "must be printable text"
-    return text.replace("must be int", "must be an integer").replace("must be str", "must be text")
-
-
-def _name(value: object) -> str:
-    names = {dict: "an object", list: "an array", str: "text", type(None): "null", bool: "a boolean"}
-    return names.get(type(value), "a number")
+    match = _EXPECTED.match(text)
+    if match is None:
+        return f"is not valid: {text}"
+    kind = _KINDS.get(match["kind"], match["kind"])
+    if match["bound"]:
+        number = match["number"].removesuffix(".0")
+        unit = {"array": " items", "str": " characters"}.get(match["kind"], "")
+        return f"must be {kind} {_BOUNDS[match['bound']]} {number}{unit}"
+    _, _, got = text.partition("got `")
+    return f"must be {kind}, not {_KINDS.get(got.rstrip('`'), got)}" if got else f"must be {kind}"
 
 
 def request_hash(*parts: object) -> str:

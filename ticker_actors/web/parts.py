@@ -19,7 +19,7 @@ from ticker_actors.model.ids import Chance
 from ticker_actors.model.orders import OrderView
 from ticker_actors.model.tasks import OrderTask
 from ticker_actors.settings import Settings
-from ticker_actors.web.problems import not_found
+from ticker_actors.web.problems import bad_fields
 
 T = TypeVar("T")
 
@@ -95,10 +95,10 @@ class Parts:
     """Seconds by which the event loop lately ran behind."""
 
     def account(self, account_id: str) -> str:
-        """The account's id again, or a 404."""
+        """The account's id again, or the `Problem` that there is no such account."""
         if account_id not in self.executor.accounts:
             known = ", ".join(self.executor.accounts)
-            raise not_found(f"account {account_id!r}; the accounts here are: {known}")
+            raise bad_fields([("account_id", f"is not an account of this service: {known}")])
         return account_id
 
     async def within(self, seconds: float, wait: Awaitable[T]) -> T | None:

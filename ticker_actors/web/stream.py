@@ -9,7 +9,7 @@ from quart import Blueprint, Response, websocket
 from ticker_actors.actors.stream_hub import Subscription
 from ticker_actors.model.calendar import iso
 from ticker_actors.web.parts import Parts
-from ticker_actors.web.problems import Problem
+from ticker_actors.web.problems import Problem, not_found
 from ticker_actors.web.tasks import as_json
 
 SLOW = 4001
@@ -24,7 +24,8 @@ def blueprint(parts: Parts) -> Blueprint:
 
     @routes.websocket("/advanced/ws/orders/<account_id>")
     async def orders(account_id: str) -> None:
-        parts.account(account_id)
+        if account_id not in parts.executor.accounts:
+            raise not_found(f"account {account_id!r}")
         subscription = await parts.hub.join(account_id)
         if subscription is None:
             raise Problem(
