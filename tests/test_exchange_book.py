@@ -128,15 +128,15 @@ def test_older_orders_trade_first() -> None:
 
 
 def test_limit_order_rests_until_its_price() -> None:
-    """A LIMIT order far from the market rests without a push and trades at its price or better."""
+    """A LIMIT order far from the market rests without a push and trades when its price is there."""
     desk = Desk()
     order_id = desk.place("LIMIT", price=1.0)
     assert (desk.row(order_id).status, desk.row(order_id).pending_quantity) == ("OPEN", 10)
     assert desk.pushed() == []
     desk.tick(1.05)
     assert desk.row(order_id).status == "OPEN"
-    desk.tick(0.95)
-    assert (desk.row(order_id).status, desk.row(order_id).average_price) == ("COMPLETE", 0.95)
+    desk.tick(1.0)
+    assert (desk.row(order_id).status, desk.row(order_id).average_price) == ("COMPLETE", 1.0)
 
 
 @pytest.mark.parametrize(("side", "limit"), [("SELL", 1.0), ("BUY", 500.0)])
@@ -148,13 +148,18 @@ def test_limit_beyond_the_market_trades_better(side: str, limit: float) -> None:
 
 
 def test_stop_waits_for_its_trigger() -> None:
-    """An SL-M order is TRIGGER PENDING until the price crosses its trigger, then trades."""
+    """An SL-M order is TRIGGER PENDING until the price is at or beyond its trigger, then trades."""
     desk = Desk()
     order_id = desk.place("SL-M", side="SELL", trigger_price=95.0)
     desk.tick(95.05)
     assert desk.row(order_id).status == "TRIGGER PENDING"
+    at_once = desk.place("SL-M", side="SELL", trigger_price=95.05)
+    assert desk.row(at_once).average_price == 95.05
+    later = desk.place("SL-M", side="SELL", trigger_price=94.5)
+    desk.tick(95.0)
+    assert (desk.row(order_id).status, desk.row(order_id).average_price) == ("COMPLETE", 95.0)
     desk.tick(94.0)
-    assert (desk.row(order_id).status, desk.row(order_id).average_price) == ("COMPLETE", 94.0)
+    assert desk.row(later).average_price == 94.0
 
 
 def test_stop_limit_keeps_its_limit() -> None:
@@ -163,6 +168,9 @@ def test_stop_limit_keeps_its_limit() -> None:
     order_id = desk.place("SL", price=105.5, trigger_price=105.0)
     desk.tick(106.0)
     assert (desk.row(order_id).status, desk.pushed()) == ("OPEN", [])
+    dearer = OrderChanges(price=105.75, trigger_price=110.0)
+    assert desk.book.modify(order_id, dearer, desk.now) == Accepted()
+    assert desk.row(order_id).status == "OPEN", "a live stop does not go back to waiting"
     desk.tick(104.0)
     assert (desk.row(order_id).status, desk.row(order_id).average_price) == ("COMPLETE", 104.0)
 
@@ -185,6 +193,15 @@ def test_ttl_ends_after_its_minutes() -> None:
     desk.tick()
     assert desk.row(order_id).status == "CANCELLED"
     assert desk.pushed() == [("CANCELLED", 0)]
+
+
+def test_ttl_made_day_stays() -> None:
+    """A TTL order modified to DAY outlives its minutes."""
+    desk = Desk()
+    order_id = desk.place("LIMIT", price=1.0, validity="TTL", validity_ttl=2)
+    assert desk.book.modify(order_id, OrderChanges(validity="DAY"), desk.now) == Accepted()
+    desk.tick(minutes=5)
+    assert desk.row(order_id).status == "OPEN"
 
 
 def test_refusals_of_a_bad_price() -> None:
@@ -264,6 +281,14 @@ def test_two_closing_orders_close_once() -> None:
     desk.place("LIMIT", 10, "SELL", price=105.0)
     assert desk.book.available == 500.0
     assert desk.row(desk.place("LIMIT", 10, "SELL", price=105.0)).status == "REJECTED"
+
+
+def test_modified_closing_order_still_closes() -> None:
+    """A closing order that is modified does not count as an order before itself."""
+    desk = Desk(funds=1_000)
+    desk.place("MARKET", 10)
+    order_id = desk.place("LIMIT", 10, "SELL", price=105.0)
+    assert desk.book.modify(order_id, OrderChanges(price=106.0), desk.now) == Accepted()
 
 
 def test_short_positions_gain_when_prices_fall() -> None:

@@ -12,10 +12,12 @@ import threading
 from collections.abc import AsyncIterable
 from contextlib import AbstractAsyncContextManager, closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from ticker_actors.actors.ports import Broker
 from ticker_actors.brokers import paper
@@ -158,10 +160,12 @@ async def test_lost_updates_are_told(
         assert await take(updates, 1) == [FeedBack()]
         for _ in range(4):
             await placed(broker, order(order_type="MARKET"))
-        lost, complete = FeedLost("Order updates came faster than they were read."), "COMPLETE"
-        assert await take(updates, 4) == [(complete, 10), (complete, 10), lost, FeedBack()]
+        assert await take(updates, 1) == [("COMPLETE", 10)]
+        await placed(broker, order(5, "MARKET"))  # there is room again, but it is after the gap
+        lost = FeedLost("Order updates came faster than they were read.")
+        assert await take(updates, 3) == [("COMPLETE", 10), lost, FeedBack()]
         await placed(broker, order(7, "MARKET"))
-        assert await take(updates, 1) == [(complete, 7)]
+        assert await take(updates, 1) == [("COMPLETE", 7)]
 
 
 async def test_feed_ends_with_the_broker(path: Path, clock: HandClock) -> None:
@@ -218,32 +222,86 @@ async def test_places_at_once_are_all_different(path: Path, clock: HandClock) ->
 
 
 class StuckFile(PaperFile):
-    """A disk that is busy until it is let go."""
+    """A disk on which every commit is stuck until it is let go."""
 
-    busy = threading.Event()
-    let_go = threading.Event()
+    busy: threading.Semaphore
+    let_go: threading.Semaphore
 
     def commit(self, unsaved: Unsaved) -> None:
         """Keep it, some time."""
-        self.busy.set()
-        assert self.let_go.wait(SOON)
+        self.busy.release()
+        assert self.let_go.acquire(timeout=SOON)
         super().commit(unsaved)
 
+    @classmethod
+    async def wait_stuck(cls) -> None:
+        """Until one more commit is stuck."""
+        assert await trio.to_thread.run_sync(partial(cls.busy.acquire, timeout=SOON))
 
-async def test_cancelled_call_leaves_no_half_order(
-    path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+
+@pytest.fixture
+def stuck_file(monkeypatch: pytest.MonkeyPatch) -> type[StuckFile]:
+    """The next broker gets a stuck file."""
+    StuckFile.busy, StuckFile.let_go = threading.Semaphore(0), threading.Semaphore(0)
+    monkeypatch.setattr(paper, "PaperFile", StuckFile)
+    return StuckFile
+
+
+async def test_nobody_sees_what_is_not_kept(
+    path: Path, clock: HandClock, stuck_file: type[StuckFile]
+) -> None:
+    """While an order is being committed, a read of the book waits for it."""
+    seen: list[tuple[str, str, int]] = []
+
+    async def read(broker: Broker) -> None:
+        seen.extend(await book(broker))
+
+    with trio.fail_after(SOON):
+        async with opened(path, clock) as broker:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(placed, broker, order(), "A")
+                await stuck_file.wait_stuck()
+                nursery.start_soon(placed, broker, order(), "B")
+                await trio.testing.wait_all_tasks_blocked()
+                stuck_file.let_go.release()
+                await stuck_file.wait_stuck()
+                assert in_file(path) == [("A", "OPEN")]
+                nursery.start_soon(read, broker)
+                await trio.testing.wait_all_tasks_blocked()
+                assert not seen
+                stuck_file.let_go.release()
+            assert seen == [("A", "OPEN", 0), ("B", "OPEN", 0)]
+
+
+async def test_cancelled_commit_is_carried_out(
+    path: Path, clock: HandClock, stuck_file: type[StuckFile]
 ) -> None:
     """A caller cancelled during the commit leaves an order that is in the book and in the file."""
-    monkeypatch.setattr(paper, "PaperFile", StuckFile)
     with trio.fail_after(SOON):
         async with opened(path, clock) as broker:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(placed, broker, order())
-                await trio.to_thread.run_sync(StuckFile.busy.wait, SOON)
+                await stuck_file.wait_stuck()
                 nursery.cancel_scope.cancel()
-                StuckFile.let_go.set()
-            assert await book(broker) == [("TAG", "OPEN", 0)]
+                stuck_file.let_go.release()
             assert in_file(path) == [("TAG", "OPEN")]
+            assert await book(broker) == [("TAG", "OPEN", 0)]
+
+
+async def test_cancelled_anywhere_book_and_file_agree(
+    path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a call is cancelled, the file has exactly what the book has."""
+    monkeypatch.setattr(paper, "STEP_SECONDS", SOON)
+    async with opened(path, clock) as broker:
+        for turns in range(8):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(placed, broker, order(), f"T{turns}")
+                for _ in range(turns):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+            kept = in_file(path)
+            assert kept == [(tag, status) for tag, status, _ in await book(broker)]
 
 
 class FullDiskFile(PaperFile):
