@@ -340,7 +340,7 @@ class SqliteStore:
         """The account's orders first seen on an IST day, oldest first."""
         sql = (
             "SELECT * FROM broker_orders WHERE account_id = ? AND trading_day = ? "
-            "ORDER BY updated_at, order_id"
+            "ORDER BY rowid"
         )
         return await self._read(
             lambda connection: [

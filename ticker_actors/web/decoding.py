@@ -67,7 +67,7 @@ def _struct_problems(
     value: object, kind: type[msgspec.Struct], path: str
 ) -> Iterator[FieldProblem]:
     if not isinstance(value, dict):
-        yield path or "body", f"must be an object, not {_name(value)}"
+        yield from _leaf_problems(value, dict[str, Any], path)
         return
     prefix = f"{path}." if path else ""
     sound: dict[str, object] = {}
