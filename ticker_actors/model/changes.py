@@ -133,6 +133,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
     delivery_id: str
     webhook_id: str
+    account_id: str
     event_id: str
     event: EventName
     sequence: int

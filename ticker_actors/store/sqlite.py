@@ -384,24 +384,37 @@ class SqliteStore:
         )
         return found[0] if found else None
 
-    async def due_deliveries(self, now: datetime, limit: int) -> list[Delivery]:
-        """Deliveries whose time has come, oldest first; for each order only its next one."""
+    async def due_deliveries(self, now: datetime, each: int) -> list[Delivery]:
+        """Deliveries whose time has come, oldest first, at most `each` of one subscription.
+
+        For each order only its next one; only accounts that this process writes.
+        """
         return await self._all(
             Delivery,
-            "SELECT d.*, w.url, w.secret FROM webhook_deliveries d JOIN webhooks w "
-            "USING (webhook_id) WHERE d.state = 'pending' AND d.next_at <= ?1 AND w.deleted = 0 "
+            "SELECT d.*, w.url, w.secret FROM webhooks w CROSS JOIN webhook_deliveries d "
+            "ON d.delivery_id IN (SELECT c.delivery_id FROM webhook_deliveries c "
+            "WHERE c.webhook_id = w.webhook_id AND c.state = 'pending' AND c.next_at <= ?1 "
             "AND NOT EXISTS (SELECT 1 FROM webhook_deliveries e WHERE e.state = 'pending' "
-            "AND e.webhook_id = d.webhook_id AND e.order_key = d.order_key "
-            f"AND e.sequence < d.sequence AND e.attempts <= {ORDERED_ATTEMPTS}) "
-            "ORDER BY d.next_at LIMIT ?2",
+            "AND e.webhook_id = c.webhook_id AND e.order_key = c.order_key "
+            f"AND e.sequence < c.sequence AND e.attempts <= {ORDERED_ATTEMPTS}) "
+            "ORDER BY c.next_at LIMIT ?2) "
+            "WHERE w.deleted = 0 AND w.account_id IN (SELECT value FROM json_each(?3)) "
+            "ORDER BY d.next_at, d.sequence",
             iso(now),
-            limit,
+            each,
+            msgspec.json.encode(list(self._epochs)).decode(),
         )
 
-    async def next_delivery_at(self) -> datetime | None:
-        """When the earliest pending delivery is due, or None."""
-        sql = "SELECT MIN(next_at) AS at FROM webhook_deliveries WHERE state = 'pending'"
-        text = await self._read(lambda connection: connection.execute(sql).fetchone()["at"])
+    async def next_delivery_at(self, after: datetime) -> datetime | None:
+        """When the first delivery that is not due yet will be, or None."""
+        sql = (
+            "SELECT MIN((SELECT MIN(d.next_at) FROM webhook_deliveries d WHERE "
+            "d.webhook_id = w.webhook_id AND d.state = 'pending' AND d.next_at > ?)) AS at "
+            "FROM webhooks w WHERE w.deleted = 0"
+        )
+        text = await self._read(
+            lambda connection: connection.execute(sql, (iso(after),)).fetchone()["at"]
+        )
         return None if text is None else datetime.fromisoformat(text)
 
 

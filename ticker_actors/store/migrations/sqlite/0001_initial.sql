@@ -151,7 +151,8 @@ CREATE TABLE webhook_deliveries (
     created_at TEXT NOT NULL,
     updated_at TEXT NOT NULL
 ) STRICT;
-CREATE INDEX idx_webhook_deliveries_due ON webhook_deliveries (next_at) WHERE state = 'pending';
+CREATE INDEX idx_webhook_deliveries_due
+    ON webhook_deliveries (webhook_id, next_at) WHERE state = 'pending';
 CREATE INDEX idx_webhook_deliveries_order
     ON webhook_deliveries (webhook_id, order_key, sequence) WHERE state = 'pending';
 
