@@ -288,6 +288,30 @@ async def test_cancelled_commit_is_carried_out(
             assert await book(broker) == [("TAG", "OPEN", 0)]
 
 
+async def test_close_waits_for_a_commit(
+    path: Path, clock: HandClock, stuck_file: type[StuckFile]
+) -> None:
+    """A fill that is being committed while the broker closes is kept and pushed."""
+
+    async def let_go() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        stuck_file.let_go.release()
+
+    with trio.fail_after(SOON):
+        async with trio.open_nursery() as nursery:
+            stuck_file.let_go.release()
+            async with opened(path, clock) as broker:
+                updates = broker.updates()
+                await placed(broker, order(LIQUIDITY + 1, "MARKET"))
+                await stuck_file.wait_stuck()
+                clock.turn(seconds=1)
+                await stuck_file.wait_stuck()
+                nursery.start_soon(let_go)
+        assert in_file(path) == [("TAG", "COMPLETE")]
+        pushed = [FeedBack(), ("UPDATE", LIQUIDITY), ("COMPLETE", LIQUIDITY + 1)]
+        assert await take(updates, 9) == pushed
+
+
 async def test_cancelled_anywhere_book_and_file_agree(
     path: Path, clock: HandClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ pushes: whoever was told of an order finds it again after a `kill -9`. Updates c
 
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
@@ -53,17 +53,14 @@ async def open_paper(
 
     Raises `exchange.file.PaperFileUnusable` with a sentence for the operator.
     """
-    file = await trio.to_thread.run_sync(PaperFile, path)
-    try:
+    # Closed in the loop's own thread: nobody is left to wait for these few milliseconds.
+    with closing(await trio.to_thread.run_sync(PaperFile, path)) as file:
         broker = await trio.to_thread.run_sync(_restored, file, funds, clock, seed)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(broker.run)
-            yield broker
-            broker.end_feed()
-            nursery.cancel_scope.cancel()
-    finally:
-        # Nobody is left to wait for these few milliseconds.
-        file.close()
+        with closing(broker):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(broker.run)
+                yield broker
+                nursery.cancel_scope.cancel()
 
 
 def _restored(file: PaperFile, funds: float, clock: Clock, seed: str) -> "PaperBroker":
@@ -122,7 +119,7 @@ class PaperBroker:
             await trio.sleep(STEP_SECONDS)
             await self._do(self._book.step)
 
-    def end_feed(self) -> None:
+    def close(self) -> None:
         """No update follows: the reader ends when it has read what is there."""
         self._feed.close()
 
