@@ -1,0 +1,229 @@
+"""The WebhookDispatcher: sends what is in the outbox, again until it is taken or given up.
+
+Its queue is the table. What is under way is known in memory only, so a crash sends it again under
+the same id: at least once, always. A subscription has few places under way and takes none beyond
+them, so a slow or dead receiver delays only itself.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import structlog
+import trio
+
+from ticker_actors.actors.persistence import PersistenceActor, Wakeup
+from ticker_actors.actors.ports import Clock
+from ticker_actors.mailbox import Mailbox, Stopped
+from ticker_actors.metrics import Metrics
+from ticker_actors.model.changes import Change, Delivery, DeliveryResult
+from ticker_actors.model.ids import Chance
+from ticker_actors.model.webhook_rules import Answer, verdict
+
+EACH = 4
+"""Under way to one subscription: hides a round trip, and does not flood a small receiver."""
+EACH_HOST = 8
+"""Under way to one host and port: two of its subscriptions at full speed."""
+ALL = 64
+"""Under way in all: 16 dead subscriptions must hang at once before a living one waits."""
+LONGEST_SLEEP = 30.0
+"""Seconds until it looks again: the wall clock, by which deliveries are due, may be set."""
+SHORTEST_SLEEP = 0.001
+"""Seconds: the resolution of stored times."""
+
+_RESULTS = {"succeeded": "succeeded", "pending": "retried", "failed": "failed"}
+_CHANCE_BITS = 53
+"""As many as a float has."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Outbox(Protocol):
+    """What this actor reads."""
+
+    async def due_deliveries(self, now: datetime, each: int) -> list[Delivery]:
+        """Deliveries to send now, oldest first, at most `each` of one subscription."""
+        ...
+
+    async def next_delivery_at(self, after: datetime) -> datetime | None:
+        """When the first delivery that is not due yet will be, or None."""
+        ...
+
+
+class Poster(Protocol):
+    """Sends one request within a deadline of its own. What goes wrong with it is in the answer."""
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Post once."""
+        ...
+
+
+class Places:
+    """Which deliveries are under way, and whether there is room for one more. No waiting here."""
+
+    def __init__(self) -> None:
+        self._under_way: dict[str, Delivery] = {}
+        self._taken = Counter[str]()
+
+    def take(self, delivery: Delivery) -> bool:
+        """Take a place; False when it has one, or when one of its limits is reached."""
+        limits = _limits(delivery)
+        if delivery.delivery_id in self._under_way or any(
+            self._taken[name] >= most for name, most in limits.items()
+        ):
+            return False
+        self._under_way[delivery.delivery_id] = delivery
+        self._taken.update(limits.keys())
+        return True
+
+    def free(self, delivery: Delivery) -> None:
+        """Give the place back."""
+        del self._under_way[delivery.delivery_id]
+        self._taken.subtract(_limits(delivery).keys())
+        self._taken += Counter()  # forget the zeros
+
+    def __repr__(self) -> str:
+        return f"<Places {len(self._under_way)}/{ALL}>"
+
+
+class WebhookDispatcher:
+    """Delivers the outbox of all accounts."""
+
+    def __init__(  # noqa: PLR0913, PLR0917  # what it works with, named in service.py
+        self,
+        outbox: Outbox,
+        persistence: PersistenceActor,
+        poster: Poster,
+        wakeup: Wakeup,
+        clock: Clock,
+        chance: Chance,
+        metrics: Metrics,
+    ) -> None:
+        """`wakeup` is the one that persistence rings when a commit put deliveries in the outbox."""
+        self._outbox = outbox
+        self._persistence = persistence
+        self._poster = poster
+        self._wakeup = wakeup
+        self._clock = clock
+        self._chance = chance
+        self._metrics = metrics
+        self._mailbox = Mailbox[None](1)
+        self._places = Places()
+        self._finished: list[Delivery] = []
+        self._stopping = False
+
+    @property
+    def mailboxes(self) -> tuple[Mailbox[None], ...]:
+        """One that carries nothing: closing it stops the actor."""
+        return (self._mailbox,)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Deliver until the mailbox is closed; then let what is under way come to its end."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_mailbox)
+            task_status.started()
+            while not self._stopping:
+                now = self._clock.now()
+                await self._start_due(nursery, now)
+                await self._sleep(now)
+
+    async def _watch_mailbox(self) -> None:
+        async for _ in self._mailbox:
+            pass
+        self._stopping = True
+        self._wakeup.ring()
+
+    async def _start_due(self, nursery: trio.Nursery, now: datetime) -> None:
+        # Places are freed only here, before the read: a read that began earlier may still show a
+        # delivery as pending whose result was committed since, and it must not go out again.
+        for delivery in self._finished:
+            self._places.free(delivery)
+        self._finished.clear()
+        # Twice its places: those under way are due as well.
+        due = await self._outbox.due_deliveries(now, 2 * EACH)
+        for delivery in due:
+            if not self._stopping and self._places.take(delivery):
+                nursery.start_soon(self._deliver, delivery)
+
+    async def _sleep(self, now: datetime) -> None:
+        """Until the next is due, or something rings: new deliveries, a free place, the end.
+
+        All that was due is under way or waits for one that is, so only what is due later counts.
+        """
+        seconds = LONGEST_SLEEP
+        if (at := await self._outbox.next_delivery_at(now)) is not None:
+            until = (at - self._clock.now()).total_seconds()
+            seconds = min(max(until, SHORTEST_SLEEP), LONGEST_SLEEP)
+        with trio.move_on_after(seconds):
+            await self._wakeup.wait()
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        started_at, began = self._clock.now(), trio.current_time()
+        answer = await self._poster.post(delivery.url, headers(delivery, started_at), delivery.body)
+        result = self._judge(delivery, answer, started_at, trio.current_time() - began)
+        try:
+            await self._persistence.commit(
+                Change(account_id=delivery.account_id, deliveries=(result,))
+            )
+        except Stopped:  # only in a crash: the next start finds it pending
+            return
+        self._finished.append(delivery)
+        self._wakeup.ring()
+
+    def _judge(
+        self, delivery: Delivery, answer: Answer, started_at: datetime, seconds: float
+    ) -> DeliveryResult:
+        attempt = delivery.attempts + 1
+        chance = self._chance(_CHANCE_BITS) / 2**_CHANCE_BITS
+        state, next_at = verdict(answer, attempt=attempt, now=self._clock.now(), chance=chance)
+        self._metrics.delivery_seconds.observe(seconds)
+        self._metrics.deliveries.labels(delivery.event, _RESULTS[state]).inc()
+        if state != "succeeded":
+            tell = _log.error if state == "failed" else _log.warning
+            tell(
+                "webhook delivery given up" if state == "failed" else "webhook delivery failed",
+                webhook_id=delivery.webhook_id,
+                delivery_id=delivery.delivery_id,
+                host=_host(delivery),  # no more of the URL: its path may be a secret
+                attempt=attempt,
+                status=answer.status,
+                error=answer.error,
+                next_at=next_at and next_at.isoformat(),
+            )
+        return DeliveryResult(
+            delivery_id=delivery.delivery_id,
+            attempt=attempt,
+            state=state,
+            next_at=next_at,
+            started_at=started_at,
+            seconds=seconds,
+            status_code=answer.status,
+            error=answer.error,
+        )
+
+
+def headers(delivery: Delivery, now: datetime) -> dict[str, str]:
+    """The mission document's, then Standard Webhooks' (id and time of attempt), then ours."""
+    secret = {} if delivery.secret is None else {"X-Webhook-Secret": delivery.secret}
+    return {
+        "Content-Type": "application/json",
+        **secret,
+        "User-Agent": "ticker-actors",
+        "webhook-id": delivery.event_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "X-Webhook-Event": delivery.event,
+        "X-Webhook-Attempt": str(delivery.attempts + 1),
+        "X-Webhook-Subscription": delivery.webhook_id,
+        "X-Webhook-Trigger": "retry" if delivery.attempts else "live",
+    }
+
+
+def _host(delivery: Delivery) -> str:
+    """The host and port of a URL that was checked when its webhook was made."""
+    return urlsplit(delivery.url).netloc.rpartition("@")[2]
+
+
+def _limits(delivery: Delivery) -> dict[str, int]:
+    return {"all": ALL, f"host {_host(delivery)}": EACH_HOST, delivery.webhook_id: EACH}
