@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -24,6 +23,7 @@ BUSY_PAUSE = timedelta(seconds=30)
 LONGEST_URL = 2048
 """Characters; what proxies and servers commonly take."""
 
+_HTTP_DATE = "%a, %d %b %Y %H:%M:%S GMT"
 _BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 
 
@@ -67,11 +67,9 @@ def retry_after(header: str | None, now: datetime) -> timedelta:
         # A number of many digits is a day as well, and would overflow a timedelta.
         return min(timedelta(seconds=int(text[:9])), LONGEST_RETRY_AFTER)
     try:
-        date = parsedate_to_datetime(text)
+        date = datetime.strptime(text, _HTTP_DATE).replace(tzinfo=UTC)
     except ValueError:
         return timedelta(0)
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
     return max(timedelta(0), min(date - now, LONGEST_RETRY_AFTER))
 
 
