@@ -39,7 +39,7 @@ BANNER = """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. The exit code: 0 after a clean stop, 1 after a crash, 2 when misused."""
+    """Run the command line. Exit code: 0 after a clean stop, 1 after a crash, 2 when misused."""
     parser = argparse.ArgumentParser(
         prog="ticker-actors", description="A durable order service for Kite Connect."
     )
@@ -72,7 +72,7 @@ async def _serve(settings: Settings) -> None:
 
 
 def _greet(settings: Settings, address: Address) -> None:
-    key = " -H \"X-API-Key: $API_KEY\"" if settings.api_key is not None else ""
+    key = ' -H "X-API-Key: $API_KEY"' if settings.api_key is not None else ""
     banner = BANNER.format(
         url=address.url,
         stream=address.url.replace("http", "ws", 1),
@@ -80,7 +80,7 @@ def _greet(settings: Settings, address: Address) -> None:
         database=settings.database_file,
         key=key,
     )
-    print(banner, file=sys.stderr, flush=True)  # noqa: T201  # for people, beside the log
+    print(banner, file=sys.stderr, flush=True)
 
 
 def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
@@ -92,7 +92,7 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"ticker-actors: {message}", file=sys.stderr)  # noqa: T201  # for people
+    print(f"ticker-actors: {message}", file=sys.stderr)
     return code
 
 

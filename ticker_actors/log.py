@@ -40,5 +40,5 @@ def configure(level: LogLevel, form: LogFormat) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    # Libraries speak up only when something is wrong: httpx logs every URL at INFO, secrets included.
+    # Libraries speak up only when something is wrong: httpx logs whole URLs at INFO.
     root.setLevel(logging.WARNING)

@@ -1,9 +1,9 @@
 """Bounded mailboxes with one-shot answers, and the lifetime of an actor.
 
-An actor owns a `Mailbox` and reads it in `run`; others call typed methods on the actor, which `ask`
-(an answer is wanted) or `tell` (it is not). Both wait for room; `ask_nowait` and `tell_nowait` raise
-`Busy` instead; all raise `Stopped` once the actor takes no more. An answer goes back over a channel
-of its own of size 1, so answering never blocks the actor.
+An actor owns a `Mailbox` and reads it in `run`; others call typed methods on the actor, which
+`ask` (an answer is wanted) or `tell` (it is not). Both wait for room; `ask_nowait` and
+`tell_nowait` raise `Busy` instead; all raise `Stopped` once the actor takes no more. An answer goes
+back over a channel of its own of size 1, so answering never blocks the actor.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -55,7 +55,10 @@ class Reply(Generic[A]):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -148,7 +151,7 @@ class Actor(Protocol):
         ...
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Call `started` when it truly serves, then serve until every mailbox is closed and empty."""
+        """Call `started` when it truly serves; serve until every mailbox is closed and empty."""
         ...
 
 

@@ -1,7 +1,7 @@
 """The whole service on one page: every part, in the order in which it lives; it dies in reverse.
 
-An actor holds handles only of actors opened before it, so there are no cycles, and bounded mailboxes
-cannot deadlock. Whatever fails unexpectedly ends the process; the next start recovers.
+An actor holds handles only of actors opened before it, so there are no cycles, and bounded
+mailboxes cannot deadlock. Whatever fails unexpectedly ends the process; the next start recovers.
 """
 
 import os
@@ -89,9 +89,7 @@ async def serve(
         SqliteStore.open(settings.database_file, now=clock.now(), chance=chance) as store,
         opened(brokers, settings, clock) as accounts,
         running(
-            StreamHub(
-                store.installation.stream, metrics, settings.stream_connections_per_account
-            ),
+            StreamHub(store.installation.stream, metrics, settings.stream_connections_per_account),
             drain=QUICK_DRAIN_SECONDS,
         ) as hub,
         running(

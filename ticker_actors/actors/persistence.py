@@ -24,7 +24,7 @@ from ticker_actors.model.events import Event
 MAILBOX_SIZE = 1000
 """Changes that may wait; a sender beyond that waits for room, which slows the intake."""
 MOST_CHANGES = 200
-"""In one transaction: about 5 ms of SQLite's time, so that the first of them is not kept waiting."""
+"""In one transaction: some 5 ms of SQLite's time, so that the first is not kept waiting."""
 
 _log = structlog.get_logger(__name__)
 

@@ -39,7 +39,9 @@ class AbsenceWatch:
         """
         if day != self.day:
             return False
-        factor, needed = (1, READS) if orders_known else (HORIZONS_OF_EMPTY_BOOK, READS_OF_EMPTY_BOOK)
+        factor, needed = (
+            (1, READS) if orders_known else (HORIZONS_OF_EMPTY_BOOK, READS_OF_EMPTY_BOOK)
+        )
         earliest = self.since + self.horizon * factor
         if began < earliest or (self._reads and began < self._reads[-1] + self.horizon * SPACING):
             return False

@@ -21,7 +21,7 @@ from ticker_actors.model.orders import SETTLED, BrokerOrder
 from ticker_actors.model.tasks import UNSENT, OrderTask, Phase, Reason
 
 LEG_TIME = timedelta(seconds=5)
-"""From its turn, a leg must be sent and in the book by then: later, the spread's price has moved."""
+"""From its turn, a leg must be in the book by then: later, the spread's price has moved."""
 STALL_TIME = timedelta(seconds=30)
 """A batch that stood still this long (a restart included) sends no further leg."""
 MAX_LEGS = 50
@@ -90,7 +90,7 @@ class Leg:
     order: BrokerOrder | None = None
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Outcome:  # noqa: PLR0911  # a table, read top to bottom
         """What is known of it."""
         task, order = self.task, self.order
         if order is None or task.phase is not Phase.DONE:
@@ -300,4 +300,6 @@ def _error(batch: Batch, legs: Sequence[Leg]) -> str | None:
 
 def _was_undone(leg: Leg) -> bool:
     """Whether an order of the leg stood at the broker and no longer does."""
-    return leg.order is not None and leg.order.status == "CANCELLED" and not leg.order.filled_quantity
+    return (
+        leg.order is not None and leg.order.status == "CANCELLED" and not leg.order.filled_quantity
+    )

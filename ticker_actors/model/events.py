@@ -41,7 +41,7 @@ _ENDINGS: dict[str, EventName] = {
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of an account's event log. `sequence` is taken in the transaction that writes it."""
+    """One entry of an account's event log. Its transaction gives it its `sequence`."""
 
     event_id: str
     account_id: str
@@ -62,7 +62,7 @@ class Scribe:
     def __init__(self, new_id: Callable[[datetime], str]) -> None:
         self._new_id = new_id
 
-    def _event(
+    def _event(  # noqa: PLR0913  # the columns of one row
         self,
         name: EventName,
         account_id: str,
@@ -122,7 +122,9 @@ class Scribe:
         data = {**_failure(task), "may_be_at_broker": True}
         return self._about("order_unresolved", task, task.updated_at, data)
 
-    def order_incident(self, task: OrderTask, message: str, order_id: str | None, at: datetime) -> Event:
+    def order_incident(
+        self, task: OrderTask, message: str, order_id: str | None, at: datetime
+    ) -> Event:
         """The broker contradicts what was told."""
         data = {
             "task_id": task.task_id,
@@ -142,9 +144,7 @@ class Scribe:
         data = {"event": "account_status", "state": state, "message": message}
         return self._event("account_status", account_id, at, data)
 
-    def _about(
-        self, name: EventName, task: OrderTask, at: datetime, data: dict[str, Any]
-    ) -> Event:
+    def _about(self, name: EventName, task: OrderTask, at: datetime, data: dict[str, Any]) -> Event:
         return self._event(
             name,
             task.account_id,

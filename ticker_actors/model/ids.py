@@ -19,7 +19,7 @@ def _digits(number: int, alphabet: str, length: int) -> str:
 
 
 def ulid(now: datetime, chance: Chance) -> str:
-    """26 characters that sort by time (https://github.com/ulid/spec): 48 bits of ms, 80 of chance."""
+    """26 characters that sort by time: 48 bits of ms, 80 of chance (github.com/ulid/spec)."""
     return _digits((int(now.timestamp() * 1000) << 80) | chance(80), _CROCKFORD, 26)
 
 
@@ -34,7 +34,7 @@ def event_id(now: datetime, chance: Chance) -> str:
 
 
 def uuid(chance: Chance) -> str:
-    """A random UUID (RFC 9562, version 4), the form of ids that the mission document shows for batches and webhooks."""
+    """A random UUID (RFC 9562, version 4): how the mission document shows batches and webhooks."""
     bits = chance(128) & ~(0xF << 76) & ~(0x3 << 62) | (0x4 << 76) | (0x2 << 62)
     text = f"{bits:032x}"
     return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))

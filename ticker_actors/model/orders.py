@@ -80,7 +80,9 @@ class OrderChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def named(self) -> dict[str, object]:
         """Only the fields that are set."""
-        return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+        return {
+            name: value for name, value in msgspec.structs.asdict(self).items() if value is not None
+        }
 
 
 FieldProblem = tuple[str, str]
@@ -92,7 +94,9 @@ _TRIGGERED = frozenset({"SL", "SL-M"})
 _MARKETLIKE = frozenset({"MARKET", "SL-M"})
 
 
-def conflicts(order: "PlaceOrder | OrderChanges | dict[str, object]") -> Iterator[FieldProblem]:
+def conflicts(  # noqa: C901  # a list of rules
+    order: "PlaceOrder | OrderChanges | dict[str, object]",
+) -> Iterator[FieldProblem]:
     """What is wrong between the fields of one order, each a problem of one field.
 
     Takes a plain dict of the fields that decoded too, so that one answer can name the wrong types

@@ -1,5 +1,7 @@
-"""Checks of our own before anything is stored. What they refuse is *denied*, never *rejected*:
-that is the exchange's word."""
+"""Checks of our own, before anything is stored.
+
+What they refuse is *denied*, never *rejected*: that is the exchange's word.
+"""
 
 from ticker_actors.model.orders import FieldProblem, OrderChanges, PlaceOrder
 

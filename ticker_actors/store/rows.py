@@ -49,7 +49,8 @@ _JSON_COLUMNS = frozenset({"params", "result", "task_ids", "answer", "events", "
 def insert(table: str, columns: Iterable[str]) -> str:
     """`INSERT INTO table (columns) VALUES (…)`."""
     names = tuple(columns)
-    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+    marks = ", ".join("?" * len(names))
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608  # our names
 
 
 def upsert(table: str, columns: Iterable[str], key: str, fixed: Iterable[str] = ()) -> str:

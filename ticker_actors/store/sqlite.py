@@ -1,7 +1,8 @@
 """The embedded store: one SQLite file, one writer, readers of their own.
 
-WAL with `synchronous=FULL`: a commit that returned is on the disk. Any I/O error stops the process:
-SQLite has been seen to report a failed write once and to succeed afterwards on a log that misses it.
+WAL with `synchronous=FULL`: a commit that returned is on the disk. Any I/O error stops the
+process: SQLite has been seen to report a failed write once, and then to go on with a log that
+misses it.
 """
 
 import fcntl
@@ -105,9 +106,7 @@ _INSERT_ATTEMPT_RESULT = (
 class SqliteStore:
     """The tables, for one process at a time. Open it with `SqliteStore.open`."""
 
-    def __init__(
-        self, path: Path, writer: sqlite3.Connection, installation: Installation
-    ) -> None:
+    def __init__(self, path: Path, writer: sqlite3.Connection, installation: Installation) -> None:
         self.installation = installation
         self._path = path
         self._writer = writer
@@ -338,14 +337,10 @@ class SqliteStore:
 
     async def orders(self, account_id: str, day: date) -> list[OrderView]:
         """The account's orders first seen on an IST day, oldest first."""
-        sql = (
-            "SELECT * FROM broker_orders WHERE account_id = ? AND trading_day = ? "
-            "ORDER BY rowid"
-        )
+        sql = "SELECT * FROM broker_orders WHERE account_id = ? AND trading_day = ? ORDER BY rowid"
         return await self._read(
             lambda connection: [
-                rows.to_order(row)
-                for row in connection.execute(sql, (account_id, day.isoformat()))
+                rows.to_order(row) for row in connection.execute(sql, (account_id, day.isoformat()))
             ]
         )
 
@@ -396,13 +391,14 @@ class SqliteStore:
             "WHERE c.webhook_id = w.webhook_id AND c.state = 'pending' AND c.next_at <= ?1 "
             "AND NOT EXISTS (SELECT 1 FROM webhook_deliveries e WHERE e.state = 'pending' "
             "AND e.webhook_id = c.webhook_id AND e.order_key = c.order_key "
-            f"AND e.sequence < c.sequence AND e.attempts <= {ORDERED_ATTEMPTS}) "
+            "AND e.sequence < c.sequence AND e.attempts <= ?4) "
             "ORDER BY c.next_at LIMIT ?2) "
             "WHERE w.deleted = 0 AND w.account_id IN (SELECT value FROM json_each(?3)) "
             "ORDER BY d.next_at, d.sequence",
             iso(now),
             each,
             msgspec.json.encode(list(self._epochs)).decode(),
+            ORDERED_ATTEMPTS,
         )
 
     async def next_delivery_at(self, after: datetime) -> datetime | None:
@@ -534,9 +530,7 @@ def _recover(
         "batch_id IN (SELECT batch_id FROM batches WHERE account_id = ?1 AND completed_at IS NULL))"
         " ORDER BY task_id",
     )
-    batches = select(
-        Batch, "SELECT * FROM batches WHERE account_id = ? AND completed_at IS NULL"
-    )
+    batches = select(Batch, "SELECT * FROM batches WHERE account_id = ? AND completed_at IS NULL")
     orders = tuple(
         rows.to_order(row)
         for row in connection.execute(

@@ -50,13 +50,19 @@ def decode(sent: object, kind: type[T]) -> T:
     return decoded
 
 
-def problems(value: object, kind: Any, path: str = "") -> Iterator[FieldProblem]:
+def problems(  # a type hint has no type of its own
+    value: object,
+    kind: Any,  # noqa: ANN401
+    path: str = "",
+) -> Iterator[FieldProblem]:
     """Everything that is wrong with a value, each with its path (`orders[48].quantity`)."""
     plain = get_args(kind)[0] if get_origin(kind) is Annotated else kind
     if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
         yield from _struct_problems(value, plain, path)
     elif get_origin(plain) is tuple and isinstance(value, list):
-        yield from _leaf_problems(value, Annotated[list[Any], *getattr(kind, "__metadata__", ())], path)
+        yield from _leaf_problems(
+            value, Annotated[list[Any], *getattr(kind, "__metadata__", ())], path
+        )
         for number, item in enumerate(value):
             yield from problems(item, get_args(plain)[0], f"{path}[{number}]")
     else:
@@ -91,7 +97,11 @@ def _struct_problems(
                 yield prefix + name, text
 
 
-def _leaf_problems(value: object, kind: Any, path: str) -> Iterator[FieldProblem]:
+def _leaf_problems(
+    value: object,
+    kind: Any,  # noqa: ANN401  # as above
+    path: str,
+) -> Iterator[FieldProblem]:
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -117,13 +127,15 @@ def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
 
-def _choices(kind: Any) -> tuple[str, ...]:
+def _choices(kind: Any) -> tuple[str, ...]:  # noqa: ANN401  # as above
     """The allowed words of a Literal, however it is wrapped."""
     if get_origin(kind) is Literal:
         return get_args(kind)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return tuple(str(member.value) for member in kind)
-    return tuple(word for part in get_args(kind) if part is not type(None) for word in _choices(part))
+    return tuple(
+        word for part in get_args(kind) if part is not type(None) for word in _choices(part)
+    )
 
 
 _KINDS = {
@@ -142,7 +154,7 @@ _EXPECTED = re.compile(
 
 
 def _sentence(error: str) -> str:
-    """msgspec's words, as the end of a sentence that starts with the field's name."""
+    """The words of msgspec, as the end of a sentence that starts with the field's name."""
     text = error.split(" - at `$", 1)[0]
     if "matching regex" in text:
         return "must be printable text"
@@ -159,7 +171,7 @@ def _sentence(error: str) -> str:
 
 
 def request_hash(*parts: object) -> str:
-    """SHA-256 of what a client asks for, before defaults are filled in; key order does not count."""
+    """SHA-256 of what is asked for, before defaults are filled in; key order does not count."""
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
 

@@ -56,7 +56,7 @@ class Doors:
         return any(hmac.compare_digest(_digest(text), self._key) for text in candidates)
 
     def allow_origin(self, request: Request, response: Response) -> Response:
-        """Let the pages of `ALLOWED_ORIGINS` read the answer (CORS); others are not told anything."""
+        """Let the pages of `ALLOWED_ORIGINS` read the answer (CORS)."""
         origin = request.headers.get("Origin", "")
         if origin.lower() in self._origins:
             response.headers["Access-Control-Allow-Origin"] = origin
@@ -65,7 +65,7 @@ class Doors:
         return response
 
     def preflight(self, request: Request) -> Response | None:
-        """The answer to a browser that asks before it sends, or None when this is no such question."""
+        """The answer to a browser that asks before it sends; None for any other request."""
         if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
             return None
         return Response(

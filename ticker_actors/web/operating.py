@@ -77,8 +77,8 @@ def blueprint(parts: Parts, doors: Doors) -> Blueprint:
         if lane.missing:
             shown = ", ".join(lane.missing[:5])
             worries.append(
-                f"the broker's order book does not show {len(lane.missing)} known orders ({shown}); "
-                "nothing that depends on the book is concluded from it"
+                f"the broker's order book does not show {len(lane.missing)} known orders "
+                f"({shown}); nothing is concluded from it, and nothing is sent before it does"
             )
         elif not lane.gate_open:
             worries.append("the order book has not been read yet: no order is sent before it is")

@@ -21,7 +21,7 @@ class Problem(Exception):
         errors: Sequence[FieldProblem] = (),
         retry_after: int | None = None,
         headers: dict[str, str] | None = None,
-        **members: Any,
+        **members: object,
     ) -> None:
         """`errors` name every bad field by its path; `retry_after` is in seconds."""
         super().__init__(detail)

@@ -14,7 +14,7 @@ from ticker_actors.model.events import WebhookEvent
 from ticker_actors.web import decoding
 from ticker_actors.web.decoding import AccountId
 from ticker_actors.web.parts import Parts
-from ticker_actors.web.problems import Problem, bad_fields, not_found
+from ticker_actors.web.problems import Problem, not_found
 from ticker_actors.web.tasks import as_json
 
 MOST_WEBHOOKS = 20
@@ -82,7 +82,7 @@ def blueprint(parts: Parts) -> Blueprint:
 
 
 def webhook_json(webhook: Webhook) -> dict[str, Any]:
-    """A subscription on the wire, in the mission document's fields. Its secret is never returned."""
+    """A subscription on the wire, in the mission document's fields: never with its secret."""
     return {
         "webhook_id": webhook.webhook_id,
         "url": webhook.url,
