@@ -21,17 +21,16 @@ class Draft:
     events: list[Event] = field(default_factory=list)
     endings: list[Event] = field(default_factory=list)
     """`task_status` events: they follow the orders' own within a transaction."""
-    touched: set[str] = field(default_factory=set)
-    """Batches of which something changed."""
+    touched: dict[str, None] = field(default_factory=dict)
+    """Batches of which something changed, in order."""
     ended: list[OrderTask] = field(default_factory=list)
     """Tasks that finished by this."""
     calls: list[str] = field(default_factory=list)
     """Tasks to be sent once this is durable."""
 
     def __bool__(self) -> bool:
-        return bool(
-            self.tasks or self.orders or self.batches or self.events or self.endings or self.attempts
-        )
+        rows = self.tasks or self.attempts or self.orders or self.batches
+        return bool(rows or self.events or self.endings)
 
     def change(self, account_id: str) -> Change:
         """The transaction."""

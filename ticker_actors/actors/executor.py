@@ -1,8 +1,8 @@
 """The ExecutorActor: takes orders, batches and their changes, each for the lane of its account.
 
 A submission is answered once it is durable, never before. Each is a child task of its own, so many
-wait for one commit together; the mailbox and the lane's queue bound how many. Cancels have a mailbox
-of their own: no flood of orders can stand before them.
+wait for one commit together; the mailbox and the lane's queue bound how many. Cancels have a
+mailbox of their own: no flood of orders can stand before them.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -32,6 +32,7 @@ MAILBOX_SIZE = 1000
 """Requests that may wait; beyond that a client is told to come back (503)."""
 MOST_UNSENT = 2000
 """Orders an account may have waiting to be sent: at 8 a second, four minutes' worth."""
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
@@ -166,13 +167,22 @@ class GetLanes(Request[tuple[LaneState, ...]]):
 
 
 Urgent = CancelOrder | CancelTask
-Ordinary = SubmitOrder | ModifyOrder | SubmitBatch | AwaitTask | AwaitBatch | GetBatch | GetOrder | GetLanes
+Ordinary = (
+    SubmitOrder
+    | ModifyOrder
+    | SubmitBatch
+    | AwaitTask
+    | AwaitBatch
+    | GetBatch
+    | GetOrder
+    | GetLanes
+)
 
 
 class ExecutorActor:
     """Runs the orders of all accounts."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # the parts it joins, then settings by name
         self,
         brokers: Mapping[str, Broker],
         persistence: PersistenceActor,
@@ -285,8 +295,9 @@ class ExecutorActor:
         """Recover every account, then serve until the mailboxes are closed; then drain."""
         async with trio.open_nursery() as nursery:
             for account_id, lane in self._lanes.items():
-                head = await lane.start(self._owner, nursery)
-                await self._hub.start_from(account_id, head)
+                found = await self._reads.take_over(account_id, self._owner, self._clock.now())
+                await self._hub.start_from(account_id, found.head_sequence)
+                await lane.start(found, nursery)
             task_status.started()
             async with trio.open_nursery() as readers:
                 readers.start_soon(self._read, self._urgent, nursery)
@@ -296,7 +307,9 @@ class ExecutorActor:
         for lane in self._lanes.values():
             lane.close()
 
-    async def _read(self, mailbox: Mailbox[Any], nursery: trio.Nursery) -> None:
+    async def _read(  # noqa: C901  # a list of messages
+        self, mailbox: Mailbox[Any], nursery: trio.Nursery
+    ) -> None:
         async for message, reply in mailbox:
             match message:
                 case AwaitTask(task_id=name) | AwaitBatch(batch_id=name):
@@ -397,19 +410,14 @@ class ExecutorActor:
     async def _cancel_task(self, request: CancelTask) -> Submitted:
         for lane in self._lanes.values():
             if request.task_id in lane.ledger.tasks:
-                task: OrderTask | None = lane.ledger.tasks[request.task_id]
                 break
         else:
-            task = await self._reads.task(request.task_id)
-        if task is None:
-            return NotFound()
-        lane = self._lanes[task.account_id]
-        draft = Draft()
-        lane.ledger.cancel_task(draft, task, "Its owner cancelled it.", lane.now())
-        draft.tasks.setdefault(task.task_id, lane.ledger.tasks[task.task_id])
-        task = draft.tasks[task.task_id]
-        await lane.carry_out(draft)
-        return Accepted(task)
+            known = await self._reads.task(request.task_id)
+            if known is None or known.account_id not in self._lanes:
+                return NotFound()
+            lane = self._lanes[known.account_id]
+        task = await lane.cancel_task(request.task_id)
+        return NotFound() if task is None else Accepted(task)
 
     async def _submit_batch(self, request: SubmitBatch) -> SubmittedBatch:
         lane = self._lanes[request.account_id]
@@ -476,14 +484,13 @@ class ExecutorActor:
         if not _same(answer.key, request.key, "batch", request.account_id):
             return KeyConflict()
         batch_id = answer.key.id
-        for lane in self._lanes.values():
-            known = lane.batch_answer(batch_id)
-            if known is not None:
-                return AcceptedBatch(batch_id, known, replayed=True)
-        batch = await self._reads.batch(batch_id)
-        if batch is None or batch.answer is None:
-            return KeyConflict()
-        return AcceptedBatch(batch_id, batch.answer, replayed=True)
+        known = None
+        while known is None:  # the one that came first may be durable, and not taken up yet
+            known = self._lanes[request.account_id].batch_answer(batch_id)
+            if known is None:
+                batch = await self._reads.batch(batch_id)
+                known = None if batch is None else batch.answer
+        return AcceptedBatch(batch_id, known, replayed=True)
 
 
 def _params(order: PlaceOrder) -> dict[str, Any]:

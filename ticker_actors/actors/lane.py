@@ -25,7 +25,7 @@ from ticker_actors.actors.ports import Broker, Clock, Reads
 from ticker_actors.mailbox import Reply
 from ticker_actors.metrics import Metrics
 from ticker_actors.model import batches as saga
-from ticker_actors.model.changes import Committed, KeyTaken
+from ticker_actors.model.changes import Committed, KeyTaken, Recovered
 from ticker_actors.model.ids import Chance
 from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import (
@@ -55,15 +55,15 @@ READ_SHARE = 20
 UNKNOWN_READS = (0.25, 0.5, 1.0, 2.0)
 """Seconds between reads while an outcome is unknown; the last one repeats."""
 SETTLE_READS = (0.5, 1.0, 2.0, 4.0)
-"""Seconds after its reply at which an order is looked for: Kite pushes nothing for a resting one."""
+"""Seconds after its reply when an order is looked for: Kite pushes nothing for a resting one."""
 LEG_SETTLE_READS = (0.05, 0.2, *SETTLE_READS)
 """The same for a leg, on which a whole batch waits."""
 GATE_READ = 1.0
 GOAL_READ = 0.5
 FEED_DOWN_READ = 2.0
 """Without the feed, the book is the only thing that shows fills."""
-OPEN_ORDERS_READ = 30.0
-"""With the feed, the book only catches what the feed lost."""
+IDLE_READ = 30.0
+"""With the feed, the book only catches what the feed lost, and orders that appear very late."""
 
 _log = structlog.get_logger(__name__)
 
@@ -86,7 +86,7 @@ class LaneState:
 class Lane:
     """One account at its broker."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # the parts it joins
         self,
         ledger: Ledger,
         broker: Broker,
@@ -114,11 +114,11 @@ class Lane:
         self._unknown_reads = 0
         self._read_wanted_at = 0.0
         self._waits: set[trio.CancelScope] = set()
+        self._recalling = trio.Lock()
 
-    async def start(self, owner: str, nursery: trio.Nursery) -> int:
-        """Take over what a dead process left, then begin to serve. The account's head sequence."""
+    async def start(self, found: Recovered, nursery: trio.Nursery) -> None:
+        """Go on with what a dead process left, then begin to serve."""
         self._nursery = nursery
-        found = await self._reads.take_over(self.account_id, owner, self._clock.now())
         draft = Draft()
         self.ledger.recover(draft, found, self.now())
         if draft:
@@ -127,7 +127,6 @@ class Lane:
         nursery.start_soon(self._keep_reading)
         nursery.start_soon(self._keep_sending)
         nursery.start_soon(self._listen)
-        return found.head_sequence
 
     def now(self) -> Moment:
         """Now, on both clocks."""
@@ -135,11 +134,12 @@ class Lane:
 
     async def carry_out(self, draft: Draft) -> None:
         """Commit what was decided; then tell who waits, and make the calls it allows."""
-        if draft:
-            answer = await self._persistence.commit(draft.change(self.account_id))
-            if not isinstance(answer, Committed):
-                message = f"A change of account {self.account_id} was not stored: {answer}"
-                raise RuntimeError(message)
+        if not draft:
+            return
+        answer = await self._persistence.commit(draft.change(self.account_id))
+        if not isinstance(answer, Committed):
+            message = f"A change of account {self.account_id} was not stored: {answer}"
+            raise RuntimeError(message)  # noqa: TRY004  # no wrong type: the database's no
         self.finish(draft)
 
     def finish(self, draft: Draft) -> None:
@@ -161,6 +161,8 @@ class Lane:
         if name not in self.ledger.tasks and name not in self.ledger.batches:
             return False
         self._waiters.setdefault(name, []).append(reply)
+        if (task := self.ledger.told(name)) is not None:
+            self._answer(name, task)
         return True
 
     def state(self) -> LaneState:
@@ -175,7 +177,7 @@ class Lane:
             unread_seconds=trio.current_time() - self._last_valid if waiting else 0.0,
             last_read_error=self._last_error,
             unsent=ledger.unsent(),
-            unfinished=len(ledger.tasks),
+            unfinished=ledger.unfinished(),
         )
 
     def stop(self) -> None:
@@ -294,9 +296,9 @@ class Lane:
             pause = min(pause, FEED_DOWN_READ)
 
     def _next_read(self, last: float) -> float:
-        """When the book is to be read next, given when the last read began. Infinity: not at all."""
+        """When the book is to be read next, given when the last read began."""
         ledger = self.ledger
-        wanted = [float("inf") if self._read_wanted_at <= last else self._read_wanted_at]
+        wanted = [last + IDLE_READ if self._read_wanted_at <= last else self._read_wanted_at]
         if not ledger.gate_open or ledger.missing or self._last_error is not None:
             wanted.append(last + GATE_READ)
         if ledger.resolving():
@@ -307,8 +309,8 @@ class Lane:
         for since, leg in ledger.unsettled():
             schedule = LEG_SETTLE_READS if leg else SETTLE_READS
             wanted.extend(since + at for at in schedule if since + at > last)
-        if ledger.open_orders():
-            wanted.append(last + (OPEN_ORDERS_READ if self._feed_up else FEED_DOWN_READ))
+        if ledger.open_orders() and not self._feed_up:
+            wanted.append(last + FEED_DOWN_READ)
         return min(wanted)
 
     async def _read(self) -> None:
@@ -323,7 +325,9 @@ class Lane:
         self._unknown_reads += 1
         if isinstance(book, Unreadable):
             if self._last_error is None:
-                _log.warning("order book unreadable", account_id=self.account_id, error=book.message)
+                _log.warning(
+                    "order book unreadable", account_id=self.account_id, error=book.message
+                )
             self._last_error = book.message
             return
         self._last_error = None
@@ -337,30 +341,45 @@ class Lane:
                 order_ids=self.ledger.missing[:10],
             )
         await self.carry_out(draft)
+        self._pump.ring()  # the gate may have opened
 
     async def _recall(self, rows: tuple[BrokerOrder, ...]) -> None:
         """Fetch what the store knows of orders with our tag that the ledger does not hold."""
-        for order_id, intent in self.ledger.strangers(rows).items():
-            task = await self._reads.task_by_intent(intent)
-            view = await self._reads.order(self.account_id, order_id)
+        async with self._recalling:
+            for order_id, intent in self.ledger.strangers(rows).items():
+                task = await self._reads.task_by_intent(intent)
+                view = await self._reads.order(self.account_id, order_id)
+                if task is None:
+                    _log.error("order with our tag but no task", order_id=order_id, intent=intent)
+                self.ledger.remember(order_id, task, view)
+
+    async def cancel_task(self, task_id: str) -> OrderTask | None:
+        """A task's owner does not want it any more. The task as it stands then."""
+        async with self._recalling:  # what is read here is the newest: nobody else takes it up
+            task = self.ledger.tasks.get(task_id) or await self._reads.task(task_id)
             if task is None:
-                _log.error("order with our tag but no task", order_id=order_id, intent=intent)
-            self.ledger.remember(order_id, task, view)
+                return None
+            draft = Draft()
+            self.ledger.cancel_task(draft, task, "Its owner cancelled it.", self.now())
+        await self.carry_out(draft)
+        return draft.tasks[task_id]
 
     # The feed
 
     async def _listen(self) -> None:
         updates = aiter(self._broker.updates())
-        while not self.ledger.stopping:
+        while True:
             item: FeedItem | None = None
             with self._until_stopped():
                 item = await anext(updates, None)
                 if isinstance(item, BrokerOrder):
                     await self._recall((item,))
+            if self.ledger.stopping:
+                return
             draft, now = Draft(), self.now()
             match item:
                 case None:
-                    return
+                    self._turn_feed(draft, up=False, message="The order feed ended.", now=now)
                 case FeedLost(message=message):
                     self._turn_feed(draft, up=False, message=message, now=now)
                 case FeedBack():
@@ -371,6 +390,8 @@ class Lane:
                     self.ledger.sight(draft, item, "feed", now)
                     self.ledger.advance(draft, now)
             await self.carry_out(draft)
+            if item is None:
+                return
 
     def _turn_feed(self, draft: Draft, *, up: bool, message: str, now: Moment) -> None:
         if up == self._feed_up:
@@ -388,5 +409,3 @@ class Lane:
         """What is true now of a batch under way, or None."""
         batch = self.ledger.batches.get(batch_id)
         return None if batch is None else saga.answer(batch, self.ledger.legs(batch))
-
-

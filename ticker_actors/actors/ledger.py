@@ -5,8 +5,8 @@ the draft of one transaction and writes down what it changed. The lane commits t
 """
 
 import heapq
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -23,8 +23,15 @@ from ticker_actors.model.calendar import IST, trading_day
 from ticker_actors.model.changes import Attempt, Recovered
 from ticker_actors.model.events import Scribe
 from ticker_actors.model.limits import Budget, Limits
-from ticker_actors.model.orders import SETTLED, BrokerOrder, OrderView, PlaceOrder, Source
-from ticker_actors.model.orders import REGISTERED, merge
+from ticker_actors.model.orders import (
+    REGISTERED,
+    SETTLED,
+    BrokerOrder,
+    OrderView,
+    PlaceOrder,
+    Source,
+    merge,
+)
 from ticker_actors.model.outcomes import ChangeOutcome, Placed, PlaceOutcome
 from ticker_actors.model.tasks import (
     AbsenceProved,
@@ -94,8 +101,10 @@ class Ledger:
     missing: tuple[str, ...] = ()
     """Orders that the last read of the book should have shown and did not."""
     _day: date = date.min
-    _queue: deque[str] = field(default_factory=deque)
+    _queue: dict[str, None] = field(default_factory=dict)
     """Place tasks that may be sent, in order."""
+    _arriving: dict[str, float] = field(default_factory=dict)
+    """Submissions that are being stored, and when they came."""
     _goals: dict[str, list[str]] = field(default_factory=dict)
     """Unfinished cancel and modify tasks of an order, in order."""
     _intents: dict[str, str] = field(default_factory=dict)
@@ -104,6 +113,8 @@ class Ledger:
     _watches: dict[str, AbsenceWatch] = field(default_factory=dict)
     _calling: set[str] = field(default_factory=set)
     """Tasks whose broker call has not returned: they are held until it has."""
+    _unwritten: set[str] = field(default_factory=set)
+    """Tasks whose newest state is not durable yet: the store would tell an older one."""
     _foreign: set[str] = field(default_factory=set)
     """Orders with our tag that no task of ours explains."""
     scribe: Scribe = field(init=False)
@@ -126,13 +137,15 @@ class Ledger:
             self.batches[batch.batch_id] = batch
         for attempt in found.attempts:
             age = (now.at - attempt.sent_at).total_seconds()
-            self._count(attempt.operation, now.mono - age)
+            self._take(attempt.operation, now.mono - age)
         for task in found.tasks:
             self._hold(task)
-            if task.phase in {Phase.SENT, Phase.RESOLVING}:
+            if task.phase is Phase.SENT:
                 self.change(draft, task.task_id, Interrupted(now.at), now)
             else:
                 self._schedule(task, now)
+        for order_id in tuple(self._goals):
+            self._judge(draft, order_id, now)
 
     # Requests
 
@@ -141,6 +154,7 @@ class Ledger:
 
         The ledger does not hold it yet: `adopt` it once the transaction is durable.
         """
+        self._arriving[task.task_id] = now.mono
         if not self._queue and self._may_place(now):
             task = self._send(draft, task, now)
         draft.tasks[task.task_id] = task
@@ -148,49 +162,62 @@ class Ledger:
 
     def drop(self, task: OrderTask) -> None:
         """Forget a submission that was not written: its key was taken."""
-        self._calling.discard(task.task_id)
+        came = self._arriving.pop(task.task_id)
+        if task.phase is Phase.SENT:
+            self._calling.discard(task.task_id)
+            self._budget.give_back(came)
 
     def adopt(self, task: OrderTask, now: Moment) -> None:
         """Hold a task that is durable."""
+        del self._arriving[task.task_id]
         self._hold(task)
         self._schedule(task, now)
 
     def request_change(self, draft: Draft, task: OrderTask, now: Moment) -> None:
         """A new cancel or modify task, which its order may settle at once."""
         self._hold(task)
-        draft.tasks[task.task_id] = task
+        self._write(draft, task)
         self._supersede(draft, task, now)
         self._judge(draft, task.order_id or "", now)
         if not self.tasks[task.task_id].finished:
             self._schedule(self.tasks[task.task_id], now)
 
     def plan(self, draft: Draft, batch: Batch, legs: Sequence[OrderTask]) -> None:
-        """A new batch: it and its legs in one transaction. `adopt_batch` it once that is durable."""
+        """A new batch: it and its legs in one transaction. Once durable, `adopt_batch` it."""
         draft.batches[batch.batch_id] = batch
         draft.tasks.update((leg.task_id, leg) for leg in legs)
 
-    def adopt_batch(self, draft: Draft, batch: Batch, legs: Sequence[OrderTask], now: Moment) -> None:
+    def adopt_batch(
+        self, draft: Draft, batch: Batch, legs: Sequence[OrderTask], now: Moment
+    ) -> None:
         """Hold a durable batch, and take its first step."""
         self.batches[batch.batch_id] = batch
         for leg in legs:
             self._hold(leg)
-        draft.touched.add(batch.batch_id)
+        draft.touched[batch.batch_id] = None
         self.advance(draft, now)
 
     def cancel_task(self, draft: Draft, task: OrderTask, why: str, now: Moment) -> None:
         """A task's owner does not want it any more."""
         self._hold(task)
+        self._write(draft, self.tasks[task.task_id])
         self.change(draft, task.task_id, CancelAsked(now.at, why), now)
         self.advance(draft, now)
 
     # What comes back
 
     def answer(
-        self, draft: Draft, task_id: str, outcome: PlaceOutcome | ChangeOutcome, again: datetime, now: Moment
+        self,
+        draft: Draft,
+        task_id: str,
+        outcome: PlaceOutcome | ChangeOutcome,
+        again: datetime,
+        now: Moment,
     ) -> None:
         """A broker call returned. `again`: when to try or to look again, if that is the outcome."""
         self._calling.discard(task_id)
-        task = draft.tasks[task_id] = self.tasks[task_id]
+        task = self.tasks[task_id]
+        self._write(draft, task)
         draft.attempts[task_id, task.sends] = self._attempt(
             task,
             answered_at=now.at,
@@ -217,12 +244,12 @@ class Ledger:
 
     def remember(self, order_id: str, task: OrderTask | None, view: OrderView | None) -> None:
         """Take a stranger's task, and its order where one was seen, back from the store."""
-        if task is None:
-            self._foreign.add(order_id)
-            return
-        self._hold(task)
         if view is not None:
-            self.orders[view.order.order_id] = Known(view, -float("inf"))
+            self.orders[order_id] = Known(view, -float("inf"))
+        elif task is not None:
+            self._hold(task)
+        else:
+            self._foreign.add(order_id)
 
     def sight(self, draft: Draft, row: BrokerOrder, source: Source, now: Moment) -> None:
         """A report of an order: merge it into the view, tell what changed, complete its task."""
@@ -259,11 +286,9 @@ class Ledger:
             self.change(draft, view.task_id, found_by, now)
         self._judge(draft, row.order_id, now)
         if (task := self.tasks.get(view.task_id)) is not None and task.batch_id is not None:
-            draft.touched.add(task.batch_id)
+            draft.touched[task.batch_id] = None
 
-    def read(
-        self, draft: Draft, rows: Sequence[BrokerOrder], began: Moment, now: Moment
-    ) -> bool:
+    def read(self, draft: Draft, rows: Sequence[BrokerOrder], began: Moment, now: Moment) -> bool:
         """The whole book was read. True when the read is valid: it holds every order it should."""
         day = trading_day(began.at)
         present = {row.order_id for row in rows}
@@ -283,8 +308,8 @@ class Ledger:
                     self.change(draft, task.task_id, AbsenceProved(now.at), now)
             if not self.gate_open:
                 self.gate_open = True
-                draft.touched.update(self.batches)
-            self._ask_again(draft, began, now)
+                draft.touched.update(dict.fromkeys(self.batches))
+        self._ask_again(draft, None if valid else present, began, now)
         self.advance(draft, now)
         return valid
 
@@ -292,12 +317,11 @@ class Ledger:
 
     def turn(self, draft: Draft, now: Moment) -> None:
         """Do what is due: expiries, retries, the next legs; then send what may be sent."""
-        if trading_day(now.at) != self._day:
-            self._roll(draft, trading_day(now.at), now)
+        self._end_days(draft, trading_day(now.at), now)
         while self._timers and self._timers[0][0] <= now.at:
             _, name = heapq.heappop(self._timers)
             if name in self.batches:
-                draft.touched.add(name)
+                draft.touched[name] = None
             elif name in self.tasks:
                 self._due(draft, self.tasks[name], now)
         self.advance(draft, now)
@@ -309,8 +333,8 @@ class Ledger:
         seconds = max(0.0, (due - now.at).total_seconds())
         if self._queue and self.gate_open:
             seconds = min(seconds, self._budget.wait(now.mono))
-        if any(self._sendable_goals(now)):
-            seconds = min(seconds, self._goal_wait(now))
+        for task in self._sendable_goals(now):
+            seconds = min(seconds, self._wait(task.operation, now))
         return seconds
 
     def advance(self, draft: Draft, now: Moment) -> None:
@@ -318,27 +342,28 @@ class Ledger:
         if self.stopping:
             return  # a new process goes on from here
         while draft.touched:
-            batch = self.batches.get(draft.touched.pop())
+            name = next(iter(draft.touched))
+            del draft.touched[name]
+            batch = self.batches.get(name)
             if batch is not None and self.gate_open:
                 self._step(draft, batch, now)
-        for task_id in tuple(self._sendable_goals(now)):
-            if self._goal_wait(now) > 0:
-                break
-            self._admit(draft, task_id, now)
+        for task in tuple(self._sendable_goals(now)):
+            if self._wait(task.operation, now) <= 0:
+                self._admit(draft, task, now)
         while self._queue and self._may_place(now):
-            task = self.tasks.get(self._queue.popleft())
-            if task is not None and task.phase in {Phase.QUEUED, Phase.WAITING}:
-                self._admit(draft, task.task_id, now)
+            self._admit(draft, self.tasks[next(iter(self._queue))], now)
 
     def _may_place(self, now: Moment) -> bool:
-        return self.gate_open and not self.stopping and self._budget.wait(now.mono) <= 0
+        return self.gate_open and not self.stopping and self._wait("place_order", now) <= 0
 
     def must_not_send(self, task: OrderTask, now: Moment) -> str | None:
         """The last look before the first byte, after a commit that may have taken long."""
         task = self.tasks[task.task_id]
+        if task.phase is not Phase.SENT:
+            return "There is nothing left to do."
         if task.expires_at is not None and task.expires_at <= now.at:
             return "It expired while it was being stored."
-        if task.operation == "place_order" and task.cancel_requested:
+        if task.cancel_requested:
             return "It was cancelled while it was being stored."
         return None
 
@@ -373,20 +398,28 @@ class Ledger:
         return [self._leg(self.tasks[task_id]) for task_id in batch.task_ids]
 
     def unsent(self) -> int:
-        """How many orders wait to be sent."""
-        return len(self._queue)
+        """How many orders wait to be sent, those that are being stored among them."""
+        return len(self._queue) + len(self._arriving)
+
+    def unfinished(self) -> int:
+        """How many tasks are under way."""
+        return sum(not task.finished for task in self.tasks.values())
+
+    def told(self, task_id: str) -> OrderTask | None:
+        """A task that is held though its end is durable and was told, or None."""
+        task = self.tasks.get(task_id)
+        return task if task and task.finished and task_id not in self._unwritten else None
 
     def forget(self, draft: Draft) -> None:
         """Let go of what a durable transaction finished: the store remembers it."""
+        for task in draft.tasks.values():
+            if self.tasks.get(task.task_id) is task:
+                self._unwritten.discard(task.task_id)
+                self._release(task)
         for batch in draft.batches.values():
-            if batch.finished and batch.batch_id in self.batches:
-                del self.batches[batch.batch_id]
+            if batch.finished and self.batches.pop(batch.batch_id, None) is not None:
                 for task_id in batch.task_ids:
                     self._release(self.tasks[task_id])
-        for task in draft.tasks.values():
-            current = self.tasks.get(task.task_id)
-            if current is not None and current.batch_id not in self.batches:
-                self._release(current)
 
     # Inside
 
@@ -398,18 +431,23 @@ class Ledger:
         if message is not None:
             order_id = event.order_id if isinstance(event, Seen) else old.order_id
             draft.events.append(self.scribe.order_incident(new, message, order_id, now.at))
+            self._write(draft, old)
         if new is old:
             return
-        self.tasks[task_id] = draft.tasks[task_id] = new
+        self._write(draft, new)
         if new.phase is not old.phase:
             self._tell(draft, new)
             self._schedule(new, now)
             if new.finished:
                 draft.ended.append(new)
         if new.batch_id is not None:
-            draft.touched.add(new.batch_id)
-        if new.cancel_requested and new.phase is Phase.DONE and new.order_id is not None:
+            draft.touched[new.batch_id] = None
+        if new.operation == "place_order" and new.cancel_requested and new.phase is Phase.DONE:
             self._follow_with_cancel(draft, new, now)
+
+    def _write(self, draft: Draft, task: OrderTask) -> None:
+        self.tasks[task.task_id] = draft.tasks[task.task_id] = task
+        self._unwritten.add(task.task_id)
 
     def _tell(self, draft: Draft, task: OrderTask) -> None:
         if task.phase is Phase.DEAD and task.operation == "place_order":
@@ -429,19 +467,21 @@ class Ledger:
             self._goals.setdefault(task.order_id or "", []).append(task.task_id)
 
     def _release(self, task: OrderTask) -> None:
-        if task.finished and task.task_id not in self._calling:
-            self.tasks.pop(task.task_id, None)
+        name = task.task_id
+        needed = task.batch_id in self.batches or name in self._calling or name in self._unwritten
+        if task.finished and not needed:
+            del self.tasks[name]
             self._intents.pop(task.intent, None)
 
     def _schedule(self, task: OrderTask, now: Moment) -> None:
         """Put the task where its phase wants it: the queue, a timer, a watch."""
         name, place = task.task_id, task.operation == "place_order"
-        if task.phase is not Phase.RESOLVING:
-            self._watches.pop(name, None)
+        self._queue.pop(name, None)
+        self._watches.pop(name, None)
         match task.phase:
             case Phase.QUEUED:
                 if place:
-                    self._queue.append(name)
+                    self._queue[name] = None
                 self._look_at(task.expires_at, name)
             case Phase.WAITING:
                 self._look_at(task.next_attempt_at, name)
@@ -472,35 +512,39 @@ class Ledger:
             and task.operation == "place_order"
             and task.next_attempt_at is not None
             and task.next_attempt_at <= now.at
-            and task.task_id not in self._queue
         ):
-            self._queue.append(task.task_id)
+            self._queue[task.task_id] = None
 
-    def _roll(self, draft: Draft, today: date, now: Moment) -> None:
-        """A new trading day: yesterday's book is gone, and with it what it could have told."""
-        self._day = today
+    def _end_days(self, draft: Draft, today: date, now: Moment) -> None:
+        """The book of a day that is over is gone, and with it what it could have told."""
         for task_id, watch in list(self._watches.items()):
             task = self.tasks[task_id]
             days = AMO_DAYS if task.params.get("variety") == "amo" else 0
             if today > watch.day + timedelta(days=days):
                 self.change(draft, task_id, DayEnded(now.at), now)
         for task_id in [name for queue in self._goals.values() for name in queue]:
-            if self.tasks[task_id].phase is Phase.RESOLVING:
+            task = self.tasks[task_id]
+            if task.phase is Phase.RESOLVING and (task.trading_day or today) < today:
                 self.change(draft, task_id, DayEnded(now.at), now)
-        for order_id, known in list(self.orders.items()):
-            if known.view.trading_day < today and known.view.task_id not in self.tasks:
-                del self.orders[order_id]
+        if today != self._day:
+            self._day = today
+            for order_id, known in list(self.orders.items()):
+                if known.view.trading_day < today and known.view.task_id not in self.tasks:
+                    del self.orders[order_id]
 
-    def _count(self, operation: str, mono: float) -> None:
+    def _wait(self, operation: str, now: Moment) -> float:
+        """Seconds until the broker's limits allow one more request of this kind."""
+        wait = self._budget.wait(now.mono)
         if operation == "cancel_order":
-            self._reserve.take(mono)
-        else:
-            self._budget.take(mono)
+            wait = min(wait, self._reserve.wait(now.mono))
+        return wait
 
-    def _goal_wait(self, now: Moment) -> float:
-        return min(self._reserve.wait(now.mono), self._budget.wait(now.mono))
+    def _take(self, operation: str, mono: float) -> None:
+        """Count a request: a cancel against the reserve, as long as that lasts."""
+        reserved = operation == "cancel_order" and self._reserve.wait(mono) <= 0
+        (self._reserve if reserved else self._budget).take(mono)
 
-    def _sendable_goals(self, now: Moment) -> Iterator[str]:
+    def _sendable_goals(self, now: Moment) -> Iterator[OrderTask]:
         """Cancels and modifies that may go out: one an order at a time, cancels first."""
         for queue in self._goals.values():
             waiting = [self.tasks[task_id] for task_id in queue]
@@ -509,17 +553,18 @@ class Ledger:
             cancels = [task for task in waiting if task.operation == "cancel_order"]
             task = (cancels or waiting)[0]
             due = task.next_attempt_at is None or task.next_attempt_at <= now.at
-            if task.phase in {Phase.QUEUED, Phase.WAITING} and due:
-                yield task.task_id
+            may = self.gate_open or task.operation == "cancel_order"
+            if task.phase in {Phase.QUEUED, Phase.WAITING} and due and may:
+                yield task
 
-    def _admit(self, draft: Draft, task_id: str, now: Moment) -> None:
-        sent = self._send(draft, self.tasks[task_id], now)
-        self.tasks[task_id] = draft.tasks[task_id] = sent
+    def _admit(self, draft: Draft, task: OrderTask, now: Moment) -> None:
+        sent = self._send(draft, task, now)
+        self._write(draft, sent)
         self._schedule(sent, now)
 
     def _send(self, draft: Draft, task: OrderTask, now: Moment) -> OrderTask:
         """Mark a task sent: durable before the first byte."""
-        self._count(task.operation, now.mono)
+        self._take(task.operation, now.mono)
         tag = tags.Tag(self.installation, task.intent, task.sends)
         event = Sent(now.at, str(tag), trading_day(now.at), self.epoch)
         sent = advance(task, event)
@@ -528,7 +573,7 @@ class Ledger:
         self._calling.add(task.task_id)
         return sent
 
-    def _attempt(self, task: OrderTask, **answer: Any) -> Attempt:
+    def _attempt(self, task: OrderTask, **answer: Any) -> Attempt:  # noqa: ANN401  # its fields
         return Attempt(
             task_id=task.task_id,
             send=task.sends,
@@ -556,14 +601,20 @@ class Ledger:
             elif task.operation == "modify_order":
                 modifying = True
 
-    def _ask_again(self, draft: Draft, began: Moment, now: Moment) -> None:
-        """Cancels and modifies that a read, begun after their answer, shows undone go out again."""
+    def _ask_again(
+        self, draft: Draft, shown: AbstractSet[str] | None, began: Moment, now: Moment
+    ) -> None:
+        """Cancels and modifies that a read, begun after their answer, shows undone go out again.
+
+        `shown`: the only orders of which the read says anything; None when it is a valid one.
+        """
         for task_id in [name for queue in self._goals.values() for name in queue]:
             task = self.tasks[task_id]
             if (
                 task.phase is Phase.RESOLVING
                 and task.updated_at < began.at
                 and (task.next_attempt_at is None or task.next_attempt_at <= now.at)
+                and (shown is None or task.order_id in shown)
             ):
                 self.change(draft, task_id, GoalOpen(now.at), now)
 

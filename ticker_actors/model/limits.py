@@ -5,6 +5,7 @@ Kite allows 10 a second, 400 a minute and 5 000 placed orders a day for each tra
 """
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 
 
@@ -28,7 +29,7 @@ class Budget:
         """Seconds until one more request is allowed; 0.0 when it is now."""
         longest = 0.0
         for limit, span, taken in self._windows:
-            while taken and taken[0] <= now - span:
+            while taken and taken[0] + span <= now:
                 taken.popleft()
             if len(taken) >= limit:
                 longest = max(longest, taken[0] + span - now)
@@ -38,3 +39,9 @@ class Budget:
         """Count one request."""
         for _, _, taken in self._windows:
             taken.append(now)
+
+    def give_back(self, then: float) -> None:
+        """Count a request, taken at that moment, no more: it was not made."""
+        for _, _, taken in self._windows:
+            with suppress(ValueError):
+                taken.remove(then)
