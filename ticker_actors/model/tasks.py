@@ -1,7 +1,7 @@
 """Tasks and their life. Everything that affects a task's state lives in this file.
 
-A task is one thing a client wants done at the broker. `status` is the word that the mission document
-gives its state; `phase` says where inside, `reason` why a dead letter is dead:
+A task is one thing a client wants done at the broker. `status` is the word that the mission
+document gives its state; `phase` says where inside, `reason` why a dead letter is dead:
 
     planned ─▶ queued ─▶ sent ─▶ done            status: pending   planned, queued
                  │  ▲     │  ╲                            retrying  waiting
@@ -9,9 +9,9 @@ gives its state; `phase` says where inside, `reason` why a dead letter is dead:
                  ▼                ╲                       completed done
                 dead ◀─────────────┘                      dead_letter dead
 
-`advance(task, event)` is the only way from one state to the next. What comes from outside (an answer,
-a sighting, a cancel request) has a row in every phase; only an event of our own making can be
-illegal, and that is a bug.
+`advance(task, event)` is the only way from one state to the next. What comes from outside (an
+answer, a sighting, a cancel request) has a row in every phase; only an event of our own making can
+be illegal, and that is a bug.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,6 +31,7 @@ from ticker_actors.model.outcomes import (
     Refused,
     Unknown,
 )
+from ticker_actors.model.tags import parse
 
 
 class TaskStatus(StrEnum):
@@ -140,7 +141,7 @@ class OrderTask(msgspec.Struct, frozen=True, kw_only=True):
         return self.phase in {Phase.SENT, Phase.RESOLVING, Phase.DONE}
 
 
-def create(
+def create(  # noqa: PLR0913  # all by name
     *,
     task_id: str,
     intent: str,
@@ -320,24 +321,26 @@ class IllegalTransition(Exception):
 def advance(task: OrderTask, event: TaskEvent) -> OrderTask:
     """The task after the event. The same object when nothing changed."""
     rule = _TABLE[type(event)].get(task.phase)
-    if rule is None:
-        message = f"{type(event).__name__} in phase {task.phase} of {task.task_id}"
+    if rule is None or task.operation not in _CONCERNS.get(type(event), (task.operation,)):
+        message = f"{type(event).__name__} in phase {task.phase} of {task.operation} {task.task_id}"
         raise IllegalTransition(message)
     return rule(task, event)
 
 
-def contradiction(task: OrderTask, event: TaskEvent) -> str | None:
+def contradiction(task: OrderTask, event: TaskEvent) -> str | None:  # noqa: PLR0911  # a table
     """What the event says against what was already told of the task, or None.
 
     The state does not change by it (or changes by the table): its owner must be alarmed.
     """
     match event:
         case Seen() if task.phase is Phase.DONE:
-            if event.order_id == task.order_id or event.sliced:
+            if event.order_id == task.order_id or (event.sliced and event.send == _last(task)):
                 return None
             return f"A second order {event.order_id} appeared beside {task.order_id}."
         case Seen() if task.phase is Phase.DEAD:
             return f"Order {event.order_id} appeared after the task had died ({task.reason})."
+        case Answered(outcome=Placed(order_id=order_id)) if task.phase is Phase.DEAD:
+            return f"Order {order_id} was placed after the task had died ({task.reason})."
         case Answered(outcome=Placed(order_id=order_id)) if task.phase is Phase.DONE:
             if order_id == task.order_id:
                 return None
@@ -348,7 +351,13 @@ def contradiction(task: OrderTask, event: TaskEvent) -> str | None:
             return None
 
 
-def _to(task: OrderTask, phase: Phase, at: datetime, **changes: Any) -> OrderTask:
+def _last(task: OrderTask) -> int | None:
+    """The suffix of the last tag it was sent under: slices of one request carry the same."""
+    tag = parse(task.broker_tag or "")
+    return None if tag is None else tag.send
+
+
+def _to(task: OrderTask, phase: Phase, at: datetime, **changes: Any) -> OrderTask:  # noqa: ANN401  # fields
     return msgspec.structs.replace(
         task, phase=phase, status=_STATUS[phase], updated_at=at, **changes
     )
@@ -403,7 +412,13 @@ def _end_day(task: OrderTask, event: DayEnded) -> OrderTask:
 
 def _reach(task: OrderTask, event: GoalReached) -> OrderTask:
     return _to(
-        task, Phase.DONE, event.at, result=event.result, last_error=None, next_attempt_at=None
+        task,
+        Phase.DONE,
+        event.at,
+        result=event.result,
+        last_error=None,
+        next_attempt_at=None,
+        cancel_requested=False,  # too late to stop it, and no wish to cancel the order
     )
 
 
@@ -413,6 +428,8 @@ def _miss(task: OrderTask, event: GoalMissed) -> OrderTask:
 
 
 def _ask_again(task: OrderTask, event: GoalOpen) -> OrderTask:
+    if task.cancel_requested:
+        return _die(task, event.at, Reason.CANCELLED, "It was cancelled, so it is not tried again.")
     if task.operation == "modify_order" and task.attempts >= task.max_attempts:
         error = task.last_error or "The order does not show the change."
         return _die(task, event.at, Reason.EXHAUSTED, error)
@@ -432,7 +449,7 @@ def _complete(task: OrderTask, at: datetime, order_id: str, found_by: FoundBy) -
     )
 
 
-def _answer(task: OrderTask, event: Answered) -> OrderTask:
+def _answer(task: OrderTask, event: Answered) -> OrderTask:  # noqa: PLR0911  # a table
     """What a call proves, while the task waits for just that."""
     outcome, at, goal = event.outcome, event.at, task.operation != "place_order"
     match outcome:
@@ -488,15 +505,19 @@ def _answer_out_of_turn(task: OrderTask, event: Answered) -> OrderTask:
 
 
 def _see(task: OrderTask, event: Seen) -> OrderTask:
+    if task.operation != "place_order":
+        return task  # its order is the one it changes, and no order carries its intent
     return _complete(task, event.at, event.order_id, event.found_by)
 
 
 def _cancel_unsent(task: OrderTask, event: CancelAsked) -> OrderTask:
-    return _die(task, event.at, Reason.CANCELLED, event.why)
+    dead = _die(task, event.at, Reason.CANCELLED, event.why)
+    return msgspec.structs.replace(dead, cancel_requested=True)
 
 
 def _remember_cancel(task: OrderTask, event: CancelAsked) -> OrderTask:
-    if task.cancel_requested:
+    """An order is cancelled once it is known, however late; a change only stops being retried."""
+    if task.cancel_requested or (task.finished and task.operation != "place_order"):
         return task
     return _to(task, task.phase, event.at, cancel_requested=True)
 
@@ -530,6 +551,16 @@ _TABLE: Mapping[type, _Rules] = {
         Phase.SENT: _remember_cancel,
         Phase.RESOLVING: _remember_cancel,
         Phase.DONE: _remember_cancel,
-        Phase.DEAD: _unchanged,
+        Phase.DEAD: _remember_cancel,
     },
 }
+
+_CHANGES: tuple[Operation, ...] = ("modify_order", "cancel_order")
+_CONCERNS: Mapping[type, tuple[Operation, ...]] = {
+    Superseded: ("modify_order",),
+    AbsenceProved: ("place_order",),
+    GoalReached: _CHANGES,
+    GoalMissed: _CHANGES,
+    GoalOpen: _CHANGES,  # an unknown place is never sent again by it
+}
+"""Operations of which an event can tell; the others can be of all."""
