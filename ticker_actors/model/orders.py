@@ -18,7 +18,8 @@ Variety = Literal["regular", "amo", "co", "iceberg", "auction"]
 Validity = Literal["DAY", "IOC", "TTL"]
 
 # No control characters and no lone surrogates: what passes here, every store and terminal can hold.
-PRINTABLE = r"^[^\x00-\x1f\x7f\ud800-\udfff]*$"
+# Not `$`, which Python lets stand before a last newline.
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*(?![\s\S])"
 Symbol = Annotated[str, Meta(min_length=1, max_length=64, pattern=PRINTABLE)]
 Label = Annotated[str, Meta(min_length=1, max_length=64, pattern=PRINTABLE)]
 MAX_QUANTITY = 1_000_000_000 - 1
@@ -59,14 +60,13 @@ class PlaceOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Seconds from submission (from its turn, for a leg) after which it is never sent."""
 
     def expiry_seconds(self) -> int:
-        """How long it may wait to be sent: its own wish, else the default of its kind."""
-        if self.expires_in is not None:
-            return self.expires_in
-        if self.order_type == "MARKET" or self.validity == "IOC":
-            return MARKET_EXPIRY_SECONDS
-        if self.validity_ttl is not None:
-            return min(RESTING_EXPIRY_SECONDS, self.validity_ttl * 60)
-        return RESTING_EXPIRY_SECONDS
+        """How long it may wait to be sent: its own wish, else the default of its kind.
+
+        Never longer than it would be valid at the exchange.
+        """
+        fast = self.order_type == "MARKET" or self.validity == "IOC"
+        seconds = self.expires_in or (MARKET_EXPIRY_SECONDS if fast else RESTING_EXPIRY_SECONDS)
+        return seconds if self.validity_ttl is None else min(seconds, self.validity_ttl * 60)
 
 
 class OrderChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -134,6 +134,12 @@ REGISTERED = "PUT ORDER REQ RECEIVED"
 """All that a reply to a place call proves."""
 PUSH_ONLY = "UPDATE"
 """A status that only the feed uses: fields changed, the status did not."""
+_ON_THE_WAY = frozenset({REGISTERED, "VALIDATION PENDING", "OPEN PENDING"})
+"""Before the exchange has it. An order never comes back to these."""
+AT_EXCHANGE = frozenset(
+    {"OPEN", "TRIGGER PENDING", "MODIFY VALIDATION PENDING", "MODIFY PENDING", "CANCEL PENDING"}
+)
+"""The exchange has it, and it may still trade: an open order while it is changed is still open."""
 
 
 class BrokerOrder(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,8 +200,8 @@ class OrderView(msgspec.Struct, frozen=True, kw_only=True):
     def data(self) -> dict[str, object]:
         """The order on the wire: Kite's fields, `tag` the caller's and `broker_tag` ours."""
         fields = msgspec.to_builtins(self.order)
-        broker_tag = fields.pop("tag")
-        del fields["tags"]
+        del fields["tag"], fields["tags"]
+        broker_tag = next(iter(self.order.all_tags()), None)
         return {**fields, "tag": self.tag, "broker_tag": broker_tag, "task_id": self.task_id}
 
 
@@ -212,7 +218,7 @@ def merge(known: BrokerOrder, report: BrokerOrder, source: Source) -> BrokerOrde
         return known
     if known.terminal and not (source == "book" and report.terminal):
         return known
-    if report.filled_quantity < known.filled_quantity and not report.terminal:
+    if not report.terminal and _older(report, known, source):
         return known
     if report.status == PUSH_ONLY:
         report = msgspec.structs.replace(report, status=known.status)
@@ -220,6 +226,16 @@ def merge(known: BrokerOrder, report: BrokerOrder, source: Source) -> BrokerOrde
         report = msgspec.structs.replace(
             report, filled_quantity=known.filled_quantity, average_price=known.average_price
         )
-    if not report.all_tags():
+    if {*report.all_tags()} <= {*known.all_tags()}:  # else feed and book would take turns
         report = msgspec.structs.replace(report, tag=known.tag, tags=known.tags)
     return report
+
+
+def _older(report: BrokerOrder, known: BrokerOrder, source: Source) -> bool:
+    """Whether a report tells of an earlier moment of the order than what is known."""
+    if report.filled_quantity != known.filled_quantity:
+        return report.filled_quantity < known.filled_quantity
+    if known.status in {*AT_EXCHANGE, PUSH_ONLY} and report.status in _ON_THE_WAY:
+        return True
+    then, now = report.exchange_update_timestamp, known.exchange_update_timestamp
+    return source == "feed" and then is not None and now is not None and then < now
