@@ -21,6 +21,7 @@ from ticker_actors.actors.executor import ExecutorActor
 from ticker_actors.actors.persistence import PersistenceActor, Wakeup
 from ticker_actors.actors.ports import Broker
 from ticker_actors.actors.stream_hub import StreamHub
+from ticker_actors.actors.webhook_client import WebhookClient
 from ticker_actors.actors.webhook_dispatcher import WebhookDispatcher
 from ticker_actors.brokers.paper import open_paper
 from ticker_actors.mailbox import Actor, running
@@ -84,6 +85,7 @@ async def serve(
     """
     clock, chance, metrics = SystemClock(), secrets.randbits, Metrics()
     stopping, outbox, lag = trio.Event(), Wakeup(), LoopLag()
+    poster = WebhookClient(allow_private=settings.private_webhooks)
     async with (
         listening(settings) as listeners,
         SqliteStore.open(settings.database_file, now=clock.now(), chance=chance) as store,
@@ -114,7 +116,7 @@ async def serve(
             drain=DRAIN_SECONDS,
         ) as executor,
         running(
-            WebhookDispatcher(store, persistence, outbox, clock, chance, metrics),
+            WebhookDispatcher(store, persistence, poster, outbox, clock, chance, metrics),
             drain=WEBHOOK_DRAIN_SECONDS,
         ) as dispatcher,
         trio.open_nursery() as nursery,
@@ -128,6 +130,7 @@ async def serve(
                 persistence=persistence,
                 hub=hub,
                 tables=store,
+                webhook_refusal=poster.refusal,
                 clock=clock,
                 chance=chance,
                 metrics=metrics,

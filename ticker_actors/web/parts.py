@@ -85,6 +85,8 @@ class Parts:
     persistence: PersistenceActor
     hub: StreamHub
     tables: Tables
+    webhook_refusal: Callable[[str], Awaitable[str | None]]
+    """Why no webhook may go where a URL leads, or None."""
     clock: Clock
     chance: Chance
     metrics: Metrics

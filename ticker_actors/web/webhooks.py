@@ -11,10 +11,11 @@ from ticker_actors.model import ids
 from ticker_actors.model.calendar import iso
 from ticker_actors.model.changes import Change, Webhook
 from ticker_actors.model.events import WebhookEvent
+from ticker_actors.model.webhook_rules import url_problem
 from ticker_actors.web import decoding
 from ticker_actors.web.decoding import AccountId
 from ticker_actors.web.parts import Parts
-from ticker_actors.web.problems import Problem, not_found
+from ticker_actors.web.problems import Problem, bad_fields, not_found
 from ticker_actors.web.tasks import as_json
 
 MOST_WEBHOOKS = 20
@@ -47,6 +48,7 @@ def blueprint(parts: Parts) -> Blueprint:
     async def create() -> Response:
         body, _ = await decoding.body(WebhookBody)
         account_id = parts.account(body.account_id)
+        await check_url(body.url)
         if len(await parts.tables.webhooks(account_id)) >= MOST_WEBHOOKS:
             message = f"Account {account_id!r} has {MOST_WEBHOOKS} webhooks: delete one first."
             raise Problem(HTTPStatus.CONFLICT, message)
@@ -77,6 +79,12 @@ def blueprint(parts: Parts) -> Blueprint:
         gone = msgspec.structs.replace(webhook, active=False, deleted=True)
         await parts.persistence.commit(Change(account_id=webhook.account_id, webhooks=(gone,)))
         return as_json({"success": True, "webhook_id": webhook_id})
+
+    async def check_url(url: str) -> None:
+        problem = url_problem(url, allow_http=parts.settings.private_webhooks)
+        refusal = None if problem else await parts.webhook_refusal(url)
+        if problem or refusal:
+            raise bad_fields([("url", problem or f"is refused: {refusal}".rstrip("."))])
 
     return routes
 
