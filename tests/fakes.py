@@ -1,0 +1,662 @@
+"""A world of fakes around the real actors: a store and brokers in memory, on Trio's clock.
+
+Everything here is in memory, so that under `MockClock(autojump_threshold=0)` time passes only while
+nothing can happen. Stores and brokers outlive processes; a `Process` can be killed at any moment.
+"""
+
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import msgspec
+import trio
+
+from ticker_actors.actors.executor import ExecutorActor
+from ticker_actors.actors.lane import Lane
+from ticker_actors.actors.persistence import PersistenceActor, Wakeup
+from ticker_actors.actors.ports import Broker
+from ticker_actors.actors.stream_hub import StreamHub
+from ticker_actors.mailbox import Mailbox
+from ticker_actors.metrics import Metrics
+from ticker_actors.model import tags
+from ticker_actors.model.batches import Batch
+from ticker_actors.model.calendar import trading_day
+from ticker_actors.model.changes import (
+    Attempt,
+    Change,
+    CommitAnswer,
+    Committed,
+    Key,
+    KeyTaken,
+    Recovered,
+    Unstorable,
+)
+from ticker_actors.model.events import Event
+from ticker_actors.model.ids import Chance
+from ticker_actors.model.limits import Limits
+from ticker_actors.model.orders import BrokerOrder, OrderChanges, OrderView, PlaceOrder
+from ticker_actors.model.outcomes import (
+    Accepted,
+    ChangeOutcome,
+    FeedItem,
+    FeedLost,
+    NotSent,
+    OrderBook,
+    Placed,
+    PlaceOutcome,
+    Refused,
+    Unknown,
+    Unreadable,
+)
+from ticker_actors.model.tasks import OrderTask, Phase
+from ticker_actors.store import rows
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+ACCOUNT = "primary"
+INSTALLATION = "ABC"
+MORNING = datetime(2026, 3, 2, 4, 30, tzinfo=UTC)
+"""Monday, 10:00 IST."""
+NO_LIMITS = Limits(0, 0, 0)
+KITE_LIMITS = Limits(8, 400, 5000)
+CALL_SECONDS = 7.0
+"""A broker call's deadline: when the reply is lost, it takes so long to know."""
+METRICS = Metrics()
+"""One for all processes of all tests: making it costs more than a simulated day."""
+
+
+class TrioClock:
+    """A wall clock that shows Trio's time."""
+
+    def __init__(self, start: datetime = MORNING) -> None:
+        self.start = start
+
+    def now(self) -> datetime:
+        return self.start + timedelta(seconds=trio.current_time())
+
+
+# The store
+
+
+class StaleEpochError(Exception):
+    """Another process has taken the account over."""
+
+
+class MemoryStore:
+    """The tables as dicts. What was written stays, whichever process dies."""
+
+    def __init__(self, commit_seconds: Callable[[], float] = lambda: 0.002) -> None:
+        self.commit_seconds = commit_seconds
+        self.keys: dict[str, Key] = {}
+        self.tasks: dict[str, OrderTask] = {}
+        self.attempts: dict[tuple[str, int], Attempt] = {}
+        self.orders: dict[tuple[str, str], OrderView] = {}
+        self.batches: dict[str, Batch] = {}
+        self.events: list[Event] = []
+        self.epochs: dict[str, int] = {}
+        self.history: list[tuple[float, Change]] = []
+        """Every transaction and its time, in order."""
+        self._owners: dict[str, str] = {}
+        """Whose a unique value is: idempotency keys and intents."""
+
+    def write(self, change: Change, epoch: int | None) -> CommitAnswer:
+        """One transaction."""
+        if epoch != self.epochs.get(change.account_id):
+            raise StaleEpochError
+        if change.key is not None and change.key.key in self.keys:
+            return KeyTaken(self.keys[change.key.key])
+        for task in change.tasks:
+            for unique in (task.idempotency_key, task.intent):
+                if self._owners.get(unique, task.task_id) != task.task_id:
+                    return Unstorable(f"UNIQUE constraint failed: {unique}")
+        if change.key is not None:
+            self.keys[change.key.key] = change.key
+        for task in change.tasks:
+            self._owners[task.idempotency_key] = self._owners[task.intent] = task.task_id
+            self.tasks[task.task_id] = task
+        self.attempts.update(
+            {(attempt.task_id, attempt.send): attempt for attempt in change.attempts}
+        )
+        self.orders.update({(view.account_id, view.order.order_id): view for view in change.orders})
+        self.batches.update({batch.batch_id: batch for batch in change.batches})
+        head = len(self.events)
+        events = tuple(
+            msgspec.structs.replace(event, sequence=number)
+            for number, event in enumerate(change.events, start=head + 1)
+        )
+        self.events.extend(events)
+        self.history.append((trio.current_time(), change))
+        return Committed(events)
+
+    def by_intent(self, intent: str) -> OrderTask | None:
+        owner = self._owners.get(intent)
+        return None if owner is None else self.tasks[owner]
+
+    def names(self) -> list[str]:
+        """The names of all events, in order."""
+        return [event.event for event in self.events]
+
+
+@dataclass(slots=True)
+class Connection:
+    """One process's way to the store. After `alive` is unset nothing of it becomes durable."""
+
+    store: MemoryStore
+    alive: bool = True
+    epochs: dict[str, int] = field(default_factory=dict)
+
+    async def _pass(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+        if not self.alive:
+            await trio.sleep_forever()
+
+    async def commit(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
+        del now
+        seconds = self.store.commit_seconds() / 2
+        await self._pass(seconds)
+        answers = [
+            self.store.write(change, self.epochs.get(change.account_id)) for change in changes
+        ]
+        await self._pass(seconds)
+        return answers
+
+    async def take_over(self, account_id: str, owner: str, now: datetime) -> Recovered:
+        del owner
+        await self._pass(0.001)
+        store = self.store
+        epoch = self.epochs[account_id] = store.epochs.get(account_id, 0) + 1
+        store.epochs[account_id] = epoch
+        batches = [batch for batch in store.batches.values() if not batch.finished]
+        unfinished = {batch.batch_id for batch in batches}
+        day = trading_day(now)
+        return Recovered(
+            account_id=account_id,
+            epoch=epoch,
+            head_sequence=len(store.events),
+            tasks=tuple(
+                _stored(task)
+                for _, task in sorted(store.tasks.items())
+                if not task.finished or task.batch_id in unfinished
+            ),
+            batches=tuple(_stored(batch) for batch in batches),
+            orders=tuple(
+                view
+                for view in store.orders.values()
+                if view.trading_day == day or not view.order.terminal
+            ),
+            attempts=tuple(
+                _stored(attempt)
+                for attempt in sorted(store.attempts.values(), key=lambda each: each.sent_at)
+                if attempt.sent_at > now - timedelta(days=1)
+            ),
+        )
+
+    async def task(self, task_id: str) -> OrderTask | None:
+        return await self._read(lambda: self.store.tasks.get(task_id))
+
+    async def task_by_intent(self, intent: str) -> OrderTask | None:
+        return await self._read(lambda: self.store.by_intent(intent))
+
+    async def order(self, account_id: str, order_id: str) -> OrderView | None:
+        await self._pass(0.0005)
+        return self.store.orders.get((account_id, order_id))
+
+    async def batch(self, batch_id: str) -> Batch | None:
+        return await self._read(lambda: self.store.batches.get(batch_id))
+
+    async def _read(self, find: Callable[[], S | None]) -> S | None:
+        """The row as it was in the middle of the read."""
+        await self._pass(0.0003)
+        found = find()
+        await self._pass(0.0003)
+        return None if found is None else _stored(found)
+
+
+def _stored(struct: S) -> S:
+    """A struct as SQLite gives it back: times lose what is below a millisecond."""
+    names = struct.__struct_fields__
+    return rows.to(type(struct), dict(zip(names, rows.of(struct), strict=True)))
+
+
+# Brokers
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request that a broker got."""
+
+    at: float
+    name: str
+    about: str
+    """The tag of a place call, else the order id."""
+
+
+class FakeBroker:
+    """A broker that does what it is asked: orders rest until the test fills or ends them."""
+
+    def __init__(self, latency: float = 0.05) -> None:
+        self.latency = latency
+        self.book: dict[str, BrokerOrder] = {}
+        self.calls: list[Call] = []
+        self.reads: list[float] = []
+        self._feed = trio.open_memory_channel[FeedItem](10_000)
+
+    # The port
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        self.note("place", tag)
+        await trio.sleep(self.latency)
+        return Placed(self.accept(order, tag))
+
+    async def modify(self, order_id: str, variety: str, changes: OrderChanges) -> ChangeOutcome:
+        del variety
+        self.note("modify", order_id)
+        await trio.sleep(self.latency)
+        if order_id not in self.book or self.book[order_id].terminal:
+            return Refused("InputException", "Order cannot be modified as it is being processed.")
+        fields: dict[str, Any] = changes.named()
+        self.show(order_id, **fields)
+        return Accepted()
+
+    async def cancel(self, order_id: str, variety: str) -> ChangeOutcome:
+        del variety
+        self.note("cancel", order_id)
+        await trio.sleep(self.latency)
+        if order_id not in self.book or self.book[order_id].terminal:
+            return Refused("InputException", "Order cannot be cancelled as it is being processed.")
+        self.show(order_id, status="CANCELLED")
+        return Accepted()
+
+    async def orders(self) -> OrderBook | Unreadable:
+        self.reads.append(trio.current_time())
+        await trio.sleep(self.latency)
+        return OrderBook(tuple(self.book.values()))
+
+    def updates(self) -> AsyncIterable[FeedItem]:
+        return self._feed[1]
+
+    # What tests do with it
+
+    def note(self, name: str, about: str) -> None:
+        self.calls.append(Call(trio.current_time(), name, about))
+
+    def accept(self, order: PlaceOrder, tag: str, status: str = "OPEN") -> str:
+        """The order exists from now on."""
+        order_id = str(2_603_020_000_000 + len(self.book) + 1)
+        self.book[order_id] = BrokerOrder(
+            order_id=order_id,
+            status=status,
+            exchange=order.exchange,
+            tradingsymbol=order.tradingsymbol,
+            transaction_type=order.transaction_type,
+            quantity=order.quantity,
+            product=order.product,
+            order_type=order.order_type,
+            variety=order.variety,
+            price=order.price or 0.0,
+            pending_quantity=order.quantity,
+            tag=tag,
+            tags=(tag,),
+        )
+        return order_id
+
+    def show(self, order_id: str, *, push: bool = True, **fields: object) -> None:
+        """Change an order in the book, and push it."""
+        self.book[order_id] = msgspec.structs.replace(self.book[order_id], **fields)
+        if push:
+            self.push(self.book[order_id])
+
+    def fill(self, order_id: str, quantity: int | None = None, *, push: bool = True) -> None:
+        """Fill an order, up to `quantity` in all."""
+        asked = self.book[order_id].quantity
+        filled = asked if quantity is None else quantity
+        status = "COMPLETE" if filled == asked else "OPEN"
+        self.show(
+            order_id,
+            push=push,
+            status=status,
+            filled_quantity=filled,
+            pending_quantity=asked - filled,
+            average_price=100.0,
+        )
+
+    def push(self, item: FeedItem) -> None:
+        """Put an item on the feed."""
+        self._feed[0].send_nowait(item)
+
+    def sent(self, name: str = "place") -> list[Call]:
+        return [call for call in self.calls if call.name == name]
+
+    def only(self) -> str:
+        """The id of the one order in the book."""
+        (order_id,) = self.book
+        return order_id
+
+
+class ScriptedBroker(FakeBroker):
+    """Answers place calls from a list of outcomes; places no order for them. Then it behaves."""
+
+    def __init__(self, *outcomes: PlaceOutcome, latency: float = 0.05) -> None:
+        super().__init__(latency)
+        self._outcomes = deque(outcomes)
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        if not self._outcomes:
+            return await super().place(order, tag)
+        outcome = self._outcomes.popleft()
+        self.note("place", tag)
+        await trio.sleep(self.latency)
+        return outcome
+
+
+class ReplyLostBroker(FakeBroker):
+    """The order exists; its reply never comes."""
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        await super().place(order, tag)
+        await trio.sleep(CALL_SECONDS)
+        return Unknown("No reply within 7 s.")
+
+
+class RequestLostBroker(FakeBroker):
+    """Neither the order nor a reply comes of a place call."""
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        del order
+        self.note("place", tag)
+        await trio.sleep(CALL_SECONDS)
+        return Unknown("No reply within 7 s.")
+
+
+class LateOrderBroker(RequestLostBroker):
+    """The reply never comes, and the order appears in the book only much later."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self._late: list[tuple[float, PlaceOrder, str]] = []
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        self._late.append((trio.current_time() + self.seconds, order, tag))
+        return await super().place(order, tag)
+
+    async def orders(self) -> OrderBook | Unreadable:
+        for late in tuple(self._late):
+            if late[0] <= trio.current_time():
+                self._late.remove(late)
+                self.accept(late[1], late[2])
+        return await super().orders()
+
+
+class SilentBroker(FakeBroker):
+    """Never answers a place call, and never gives up: for what happens meanwhile."""
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        del order
+        self.note("place", tag)
+        await trio.sleep_forever()
+        raise AssertionError
+
+
+class RegisteringBroker(FakeBroker):
+    """Its orders stay at the first status, which no exchange has confirmed."""
+
+    def accept(self, order: PlaceOrder, tag: str, status: str = "PUT ORDER REQ RECEIVED") -> str:
+        return super().accept(order, tag, status)
+
+
+class RejectingBroker(FakeBroker):
+    """Orders of this symbol are rejected in the book; others rest."""
+
+    def __init__(self, symbol: str, latency: float = 0.05) -> None:
+        super().__init__(latency)
+        self.symbol = symbol
+
+    def accept(self, order: PlaceOrder, tag: str, status: str = "OPEN") -> str:
+        rejected = order.tradingsymbol == self.symbol
+        order_id = super().accept(order, tag, "REJECTED" if rejected else status)
+        if rejected:
+            self.show(order_id, push=False, status_message="Insufficient funds.")
+        return order_id
+
+
+class StubbornBroker(FakeBroker):
+    """Accepts so many cancels without carrying them out."""
+
+    def __init__(self, ignored: int) -> None:
+        super().__init__()
+        self.ignored = ignored
+
+    async def cancel(self, order_id: str, variety: str) -> ChangeOutcome:
+        if self.ignored:
+            self.ignored -= 1
+            self.note("cancel", order_id)
+            await trio.sleep(self.latency)
+            return Accepted()
+        return await super().cancel(order_id, variety)
+
+
+class StaleBook(FakeBroker):
+    """Reads of the book lack these orders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden: set[str] = set()
+
+    async def orders(self) -> OrderBook | Unreadable:
+        await super().orders()
+        return OrderBook(
+            tuple(row for row in self.book.values() if row.order_id not in self.hidden)
+        )
+
+
+class UnreadableBook(FakeBroker):
+    """The book cannot be read until the fault is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.broken = True
+
+    async def orders(self) -> OrderBook | Unreadable:
+        book = await super().orders()
+        return Unreadable("502 Bad Gateway") if self.broken else book
+
+
+class LostFeed(FakeBroker):
+    """Says at once that its feed is lost, and pushes nothing more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        super().push(FeedLost("The connection was refused."))
+
+    def push(self, item: FeedItem) -> None:
+        del item
+
+
+class SilentFeed(FakeBroker):
+    """Pushes nothing, and does not say so."""
+
+    def push(self, item: FeedItem) -> None:
+        del item
+
+
+class EndedFeed(SilentFeed):
+    """Its feed just ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._feed[0].close()
+
+
+NOT_SENT = NotSent("Connection refused.")
+REFUSED = Refused("InputException", "Quantity must be a multiple of the lot size.")
+TOKEN_DEAD = Refused("TokenException", "Incorrect `api_key` or `access_token`.", retryable=True)
+
+
+def rate_limited(seconds: float | None) -> Refused:
+    """A 429."""
+    return Refused("NetworkException", "Too many requests", retryable=True, retry_after=seconds)
+
+
+# Processes
+
+
+class Line:
+    """A process's way to its broker. A dead process sends nothing and hears nothing."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.alive = True
+
+    async def _hang_if_dead(self) -> None:
+        if not self.alive:
+            await trio.sleep_forever()
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        await self._hang_if_dead()
+        return await self.broker.place(order, tag)
+
+    async def modify(self, order_id: str, variety: str, changes: OrderChanges) -> ChangeOutcome:
+        await self._hang_if_dead()
+        return await self.broker.modify(order_id, variety, changes)
+
+    async def cancel(self, order_id: str, variety: str) -> ChangeOutcome:
+        await self._hang_if_dead()
+        return await self.broker.cancel(order_id, variety)
+
+    async def orders(self) -> OrderBook | Unreadable:
+        await self._hang_if_dead()
+        return await self.broker.orders()
+
+    async def updates(self) -> AsyncIterator[FeedItem]:  # one long call
+        async for item in self.broker.updates():
+            await self._hang_if_dead()
+            yield item
+
+
+class Process:
+    """One life of the service: hub, persistence and executor on a store and a broker."""
+
+    def __init__(self, world: "World") -> None:
+        self.connection = Connection(world.store)
+        self.line = Line(world.broker)
+        self.hub = StreamHub("str_0", METRICS, 0)
+        self.persistence = PersistenceActor(
+            self.connection, self.hub, Wakeup(), world.clock, METRICS
+        )
+        self.executor = ExecutorActor(
+            {ACCOUNT: self.line},
+            self.persistence,
+            self.hub,
+            self.connection,
+            world.clock,
+            world.chance,
+            METRICS,
+            installation=INSTALLATION,
+            owner="test",
+            limits=world.limits,
+            horizon=world.horizon,
+            max_attempts=world.max_attempts,
+            max_quantity=1_000_000,
+        )
+        self.ready = trio.Event()
+        self.ended = trio.Event()
+        self._scope = trio.CancelScope()
+
+    @property
+    def lane(self) -> Lane:
+        return self.executor._lanes[ACCOUNT]
+
+    @property
+    def alive(self) -> bool:
+        return self.line.alive
+
+    async def run(self) -> None:
+        """Live until killed."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.hub.run)
+                await nursery.start(self.persistence.run)
+                await nursery.start(self.executor.run)
+                self.ready.set()
+        self.ended.set()
+
+    def kill(self) -> None:
+        """`kill -9`: from here on nothing it does is seen outside."""
+        self.line.alive = self.connection.alive = False
+        self._scope.cancel()
+        for mailbox in self._mailboxes():
+            mailbox.abandon()
+
+    def _mailboxes(self) -> tuple[Mailbox[Any], ...]:
+        return (*self.hub.mailboxes, *self.persistence.mailboxes, *self.executor.mailboxes)
+
+
+@dataclass(kw_only=True)
+class World:
+    """What outlives processes, and the settings they start with."""
+
+    broker: Broker
+    store: MemoryStore = field(default_factory=MemoryStore)
+    clock: TrioClock = field(default_factory=TrioClock)
+    chance: Chance = field(default_factory=lambda: random.Random(1).getrandbits)
+    limits: Limits = NO_LIMITS
+    horizon: float = 120.0
+    max_attempts: int = 5
+
+    @asynccontextmanager
+    async def process(self) -> AsyncGenerator[Process]:
+        """A process that is ready; it is killed at the end of the block."""
+        process = Process(self)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.run)
+            await process.ready.wait()
+            try:
+                yield process
+            finally:
+                process.kill()
+
+
+# Orders
+
+
+def limit_order(symbol: str = "INFY", quantity: int = 10, **fields: object) -> PlaceOrder:
+    """An order that rests."""
+    return msgspec.convert(
+        {
+            "exchange": "NSE",
+            "tradingsymbol": symbol,
+            "transaction_type": "BUY",
+            "quantity": quantity,
+            "product": "CNC",
+            "order_type": "LIMIT",
+            "price": 100.0,
+            **fields,
+        },
+        PlaceOrder,
+    )
+
+
+def market_order(symbol: str = "INFY", quantity: int = 10, **fields: object) -> PlaceOrder:
+    """An order at any price."""
+    return limit_order(symbol, quantity, **{"order_type": "MARKET", "price": None, **fields})
+
+
+def intent_of(row: BrokerOrder) -> str | None:
+    """The intent in a row's tag."""
+    tag = tags.ours(row.all_tags(), INSTALLATION)
+    return None if tag is None else tag.intent
+
+
+def phases(store: MemoryStore, task_id: str) -> list[Phase]:
+    """The phases that a task was durably in, in order, without repeats."""
+    found: list[Phase] = []
+    for _, change in store.history:
+        for task in change.tasks:
+            if task.task_id == task_id and (not found or found[-1] is not task.phase):
+                found.append(task.phase)
+    return found
