@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from ticker_actors.model.calendar import iso
-from ticker_actors.model.orders import SETTLED, BrokerOrder
+from ticker_actors.model.orders import AT_EXCHANGE, SETTLED, BrokerOrder
 from ticker_actors.model.tasks import UNSENT, OrderTask, Phase, Reason
 
 LEG_TIME = timedelta(seconds=5)
@@ -47,7 +47,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     task_ids: tuple[str, ...]
     state: BatchState = "placing"
     cause: str | None = None
-    """Why sending stopped: `Order 2 failed: …`."""
+    """Why sending stopped: with rollback `Order 2 failed: …`, else why the rest was not sent."""
     created_at: datetime
     progress_at: datetime
     """When a leg last had its turn."""
@@ -108,7 +108,7 @@ class Leg:
             if order.filled_quantity:
                 return Outcome.PARTLY_FILLED
             return Outcome.CANCELLED if order.status == "CANCELLED" else Outcome.FAILED
-        return Outcome.OPEN if order.status in SETTLED else Outcome.PENDING
+        return Outcome.OPEN if order.status in SETTLED | AT_EXCHANGE else Outcome.PENDING
 
     @property
     def error(self) -> str | None:
@@ -175,12 +175,14 @@ def _place(batch: Batch, legs: Sequence[Leg], now: datetime) -> Step | None:
 
 def _stop(batch: Batch, legs: Sequence[Leg], number: int, why: str) -> Step:
     """The decision: nothing more is sent, and with rollback nothing is left standing."""
-    cause = f"Order {number} failed: {why.rstrip('.')}."
     if batch.rollback_on_failure:
+        cause = f"Order {number} failed: {why.rstrip('.')}."
         decided = msgspec.structs.replace(batch, state="rolling_back", cause=cause)
-        return Step(decided, abandon=tuple(range(len(legs))))
+        # The dead too: an order of theirs that appears after all is not wanted either.
+        live = (i for i, leg in enumerate(legs) if leg.order is None or not leg.order.terminal)
+        return Step(decided, abandon=tuple(live))
     unsent = tuple(i for i, leg in enumerate(legs) if leg.task.phase in UNSENT)
-    return Step(msgspec.structs.replace(batch, cause=cause), abandon=unsent)
+    return Step(msgspec.structs.replace(batch, cause=f"{why}."), abandon=unsent)
 
 
 def _finish(batch: Batch, legs: Sequence[Leg], now: datetime) -> Step:
@@ -190,11 +192,10 @@ def _finish(batch: Batch, legs: Sequence[Leg], now: datetime) -> Step:
     stands = [leg for leg in legs if leg.outcome in _STANDS]
     state: BatchState
     if batch.state == "rolling_back":
-        placed = any(leg.order is not None and leg.order.status != "REJECTED" for leg in legs)
         if any(leg.outcome is Outcome.UNKNOWN for leg in legs) or stands:
             state = "rolled_back_with_residual"
         else:
-            state = "rolled_back" if placed else "failed"
+            state = "rolled_back" if any(map(_was_undone, legs)) else "failed"
     elif all(leg.outcome in _SOUND for leg in legs):
         state = "succeeded"
     else:
@@ -277,7 +278,9 @@ def _error(batch: Batch, legs: Sequence[Leg]) -> str | None:
         return None
     if batch.state in {"partly_succeeded", "failed"} and not batch.rollback_on_failure:
         return " ".join(
-            f"Order {number} failed: {leg.error.rstrip('.')}."
+            _unknown(number)
+            if leg.outcome is Outcome.UNKNOWN
+            else f"Order {number} failed: {leg.error.rstrip('.')}."
             for number, leg in enumerate(legs)
             if leg.error is not None
         )
@@ -290,16 +293,14 @@ def _error(batch: Batch, legs: Sequence[Leg]) -> str | None:
         f"{rest['tradingsymbol']} at {rest['average_price']:.2f} (order {rest['order_id']})."
         for rest in _residual(legs)
     ]
-    words += [
-        f"Order {number} may be at the broker: check the order book."
-        for number, leg in enumerate(legs)
-        if leg.outcome is Outcome.UNKNOWN
-    ]
+    words += [_unknown(number) for number, leg in enumerate(legs) if leg.outcome is Outcome.UNKNOWN]
     return " ".join(words)
 
 
+def _unknown(number: int) -> str:
+    return f"Order {number} may be at the broker: check the order book."
+
+
 def _was_undone(leg: Leg) -> bool:
-    """Whether an order of the leg stood at the broker and no longer does."""
-    return (
-        leg.order is not None and leg.order.status == "CANCELLED" and not leg.order.filled_quantity
-    )
+    """Whether an order of the leg stood at the broker until we had it cancelled."""
+    return leg.outcome is Outcome.CANCELLED and leg.task.cancel_requested
