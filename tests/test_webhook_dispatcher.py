@@ -1,0 +1,697 @@
+"""The dispatcher: in memory on a mocked clock, then with real tables and sockets."""
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from structlog.testing import capture_logs
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.receiver import OK, Receiver, answer, listening, read_request
+from ticker_actors.actors.persistence import PersistenceActor, Wakeup
+from ticker_actors.actors.stream_hub import StreamHub
+from ticker_actors.actors.webhook_client import WebhookClient
+from ticker_actors.actors.webhook_dispatcher import ALL, EACH, EACH_HOST, WebhookDispatcher
+from ticker_actors.mailbox import running
+from ticker_actors.metrics import Metrics
+from ticker_actors.model.changes import (
+    Change,
+    CommitAnswer,
+    Committed,
+    Delivery,
+    DeliveryResult,
+    Webhook,
+)
+from ticker_actors.model.events import Event, EventName
+from ticker_actors.model.webhook_rules import Answer
+from ticker_actors.store.sqlite import SqliteStore
+
+NOON = datetime(2025, 11, 20, 6, 30, tzinfo=UTC)
+FAILED = Answer(status=500)
+TAKEN = Answer(status=200)
+
+
+def middle(bits: int) -> int:
+    """The chance that leaves delays as they are."""
+    return 1 << (bits - 1)
+
+
+class TrioClock:
+    """A wall clock that goes with Trio's, until it is set."""
+
+    def __init__(self) -> None:
+        self.set_by = timedelta(0)
+
+    def now(self) -> datetime:
+        return NOON + timedelta(seconds=trio.current_time()) + self.set_by
+
+
+@dataclass
+class MemoryOutbox:
+    """The outbox in memory: what the dispatcher reads, and what its results are written to."""
+
+    rows: dict[str, Delivery] = field(default_factory=dict)
+    next_at: dict[str, datetime] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
+
+    def put(self, name: str, webhook: str = "w", url: str = "https://w.test/hook") -> None:
+        """A delivery that is due now."""
+        self.rows[name] = Delivery(
+            delivery_id=name,
+            webhook_id=webhook,
+            account_id="primary",
+            event_id=f"evt_{name}",
+            event="order_placed",
+            sequence=len(self.rows) + 1,
+            attempts=0,
+            body=f'{{"id":"evt_{name}"}}'.encode(),
+            url=url,
+            secret="hush",
+        )
+        self.next_at[name] = NOON
+        self.states[name] = "pending"
+
+    def _pending(self) -> list[Delivery]:
+        rows = [row for name, row in self.rows.items() if self.states[name] == "pending"]
+        return sorted(rows, key=lambda row: self.next_at[row.delivery_id])
+
+    async def due_deliveries(self, now: datetime, each: int) -> list[Delivery]:
+        found, taken = [], Counter[str]()
+        for row in self._pending():
+            if self.next_at[row.delivery_id] <= now and taken[row.webhook_id] < each:
+                taken[row.webhook_id] += 1
+                found.append(row)
+        await trio.lowlevel.checkpoint()
+        return found
+
+    async def next_delivery_at(self, after: datetime) -> datetime | None:
+        await trio.lowlevel.checkpoint()
+        times = (self.next_at[row.delivery_id] for row in self._pending())
+        return min((at for at in times if at > after), default=None)
+
+    async def commit(
+        self,
+        changes: Sequence[Change],
+        now: datetime,  # noqa: ARG002  # the store's signature
+    ) -> list[CommitAnswer]:
+        await trio.lowlevel.checkpoint()
+        for result in (result for change in changes for result in change.deliveries):
+            self.record(result)
+        return [Committed(()) for _ in changes]
+
+    def record(self, result: DeliveryResult) -> None:
+        name = result.delivery_id
+        self.rows[name] = msgspec.structs.replace(self.rows[name], attempts=result.attempt)
+        self.states[name] = result.state
+        if result.next_at is not None:
+            self.next_at[name] = result.next_at
+
+
+class SlowReadingOutbox(MemoryOutbox):
+    """A read shows what was true two seconds before it returns."""
+
+    async def due_deliveries(self, now: datetime, each: int) -> list[Delivery]:
+        found = await super().due_deliveries(now, each)
+        await trio.sleep(2)
+        return found
+
+
+@dataclass
+class Post:
+    """One request."""
+
+    at: float
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def name(self) -> str:
+        return self.headers["webhook-id"].removeprefix("evt_")
+
+
+@dataclass
+class FakePoster:
+    """Answers as it is told to, after so many seconds, and counts how many it does at once."""
+
+    answer: Answer = TAKEN
+    seconds: float = 0
+    dead: tuple[str, ...] = ()
+    """URLs that use up the whole deadline."""
+    posts: list[Post] = field(default_factory=list)
+    under_way: Counter[str] = field(default_factory=Counter)
+    most: Counter[str] = field(default_factory=Counter)
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        self.posts.append(Post(trio.current_time(), url, headers, body))
+        keys = {"all", url}
+        self.under_way.update(keys)
+        self.most |= self.under_way
+        await trio.sleep(5 if url in self.dead else self.seconds)
+        self.under_way.subtract(keys)
+        return Answer(error="There was no answer.") if url in self.dead else self.answer
+
+
+@dataclass
+class Bench:
+    """A dispatcher at work in memory."""
+
+    outbox: MemoryOutbox
+    poster: FakePoster
+    wakeup: Wakeup
+    clock: TrioClock
+    metrics: Metrics
+    dispatcher: WebhookDispatcher
+
+    def times(self, name: str) -> list[float]:
+        return [round(post.at, 3) for post in self.poster.posts if post.name == name]
+
+
+@asynccontextmanager
+async def at_work(outbox: MemoryOutbox, poster: FakePoster | None = None) -> AsyncGenerator[Bench]:
+    """Run a dispatcher on this outbox; at the end let it drain."""
+    poster, wakeup, clock, metrics = poster or FakePoster(), Wakeup(), TrioClock(), Metrics()
+    hub = StreamHub("str_test", metrics, 0)
+    persistence = PersistenceActor(outbox, hub, wakeup, clock, metrics)
+    dispatcher = WebhookDispatcher(outbox, persistence, poster, wakeup, clock, middle, metrics)
+    async with running(persistence, drain=1), running(dispatcher, drain=6):
+        yield Bench(outbox, poster, wakeup, clock, metrics, dispatcher)
+
+
+@pytest.fixture
+def outbox() -> MemoryOutbox:
+    """An empty outbox."""
+    return MemoryOutbox()
+
+
+async def test_a_due_delivery_is_sent(outbox: MemoryOutbox, autojump_clock: MockClock) -> None:
+    """The stored bytes go to the subscription's URL under the documented headers."""
+    outbox.put("a")
+    async with at_work(outbox) as bench:
+        await trio.sleep(1)
+    (post,) = bench.poster.posts
+    assert post.url == "https://w.test/hook"
+    assert post.body == b'{"id":"evt_a"}'
+    assert post.headers == {
+        "Content-Type": "application/json",
+        "X-Webhook-Secret": "hush",
+        "User-Agent": "ticker-actors",
+        "webhook-id": "evt_a",
+        "webhook-timestamp": str(int(NOON.timestamp())),
+        "X-Webhook-Event": "order_placed",
+        "X-Webhook-Attempt": "1",
+        "X-Webhook-Subscription": "w",
+        "X-Webhook-Trigger": "live",
+    }
+    assert outbox.states == {"a": "succeeded"}
+
+
+async def test_no_secret_no_header(outbox: MemoryOutbox, autojump_clock: MockClock) -> None:
+    """A subscription without a secret gets no secret header."""
+    outbox.put("a")
+    outbox.rows["a"] = msgspec.structs.replace(outbox.rows["a"], secret=None)
+    async with at_work(outbox) as bench:
+        await trio.sleep(1)
+    assert "X-Webhook-Secret" not in bench.poster.posts[0].headers
+
+
+async def test_the_whole_schedule(outbox: MemoryOutbox, autojump_clock: MockClock) -> None:
+    """A receiver that never takes it is asked eleven times in 68.6 hours, then left."""
+    outbox.put("a")
+    async with at_work(outbox, FakePoster(FAILED)) as bench:
+        await trio.sleep(7 * 86_400)
+    steps = [0, 5, 15, 60, 300, 1800, 7200, 21_600, 43_200, 86_400, 86_400]
+    assert bench.times("a") == pytest.approx([sum(steps[: n + 1]) for n in range(11)], abs=0.1)
+    assert outbox.states == {"a": "failed"}
+    headers = [post.headers for post in bench.poster.posts]
+    assert [each["X-Webhook-Attempt"] for each in headers] == [str(n) for n in range(1, 12)]
+    assert [each["X-Webhook-Trigger"] for each in headers] == ["live", *["retry"] * 10]
+    assert {each["webhook-id"] for each in headers} == {"evt_a"}
+    assert {post.body for post in bench.poster.posts} == {b'{"id":"evt_a"}'}
+
+
+async def test_gone_is_gone(outbox: MemoryOutbox, autojump_clock: MockClock) -> None:
+    """410 ends a delivery at once."""
+    outbox.put("a")
+    async with at_work(outbox, FakePoster(Answer(status=410))) as bench:
+        await trio.sleep(86_400)
+    assert bench.times("a") == [0]
+    assert outbox.states == {"a": "failed"}
+
+
+async def test_a_new_delivery_goes_at_once(outbox: MemoryOutbox, autojump_clock: MockClock) -> None:
+    """The wake-up ends the sleep: nothing waits for a timer."""
+    async with at_work(outbox) as bench:
+        await trio.sleep(1.5)
+        outbox.put("a")
+        bench.wakeup.ring()
+        await wait_all_tasks_blocked()
+        assert bench.times("a") == [1.5]
+
+
+async def test_a_clock_set_forward_is_noticed(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """A delivery that became due because the wall clock was set goes within half a minute."""
+    outbox.put("a")
+    outbox.next_at["a"] += timedelta(hours=2)
+    async with at_work(outbox) as bench:
+        await trio.sleep(3600)
+        assert not bench.poster.posts
+        bench.clock.set_by = timedelta(hours=1)
+        await trio.sleep(30)
+        assert len(bench.poster.posts) == 1
+
+
+async def test_a_subscription_has_few_places(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """Four of one subscription are under way, and the next goes when one is done."""
+    for number in range(10):
+        outbox.put(f"{number}")
+    async with at_work(outbox, FakePoster(seconds=1)) as bench:
+        await trio.sleep(10)
+    assert bench.poster.most["all"] == EACH
+    assert [post.at for post in bench.poster.posts] == pytest.approx([0] * 4 + [1] * 4 + [2] * 2)
+
+
+async def test_a_host_has_few_places(outbox: MemoryOutbox, autojump_clock: MockClock) -> None:
+    """Eight of one host are under way, however many subscriptions lead there."""
+    for number in range(40):
+        outbox.put(f"{number}", f"w{number % 5}")
+    async with at_work(outbox, FakePoster(seconds=1)) as bench:
+        await trio.sleep(30)
+    assert bench.poster.most["all"] == EACH_HOST
+    assert len(bench.poster.posts) == 40
+
+
+async def test_there_is_a_bound_for_all(outbox: MemoryOutbox, autojump_clock: MockClock) -> None:
+    """However many subscriptions there are, 64 requests are under way."""
+    for number in range(200):
+        outbox.put(f"{number}", f"w{number % 50}", f"https://w{number % 50}.test/")
+    async with at_work(outbox, FakePoster(seconds=1)) as bench:
+        await trio.sleep(30)
+    assert bench.poster.most["all"] == ALL
+    assert set(outbox.states.values()) == {"succeeded"}
+
+
+async def test_a_dead_receiver_slows_nobody(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """Behind a dead one's thousand older deliveries, those of fifty others go at once."""
+    dead = "https://dead.test/"
+    for number in range(1000):
+        outbox.put(f"dead {number}", "dead", dead)
+    for number in range(200):
+        outbox.put(f"{number}", f"w{number % 50}", f"https://w{number % 50}.test/")
+    async with at_work(outbox, FakePoster(seconds=0.1, dead=(dead,))) as bench:
+        await trio.sleep(3)
+        living = [post.at for post in bench.poster.posts if post.url != dead]
+        assert len(living) == 200
+        assert max(living) < 1
+        assert bench.poster.most[dead] == EACH
+
+
+async def test_an_old_read_sends_nothing_twice(autojump_clock: MockClock) -> None:
+    """A read that began before a result was stored still shows it pending; it does not go out."""
+    outbox = SlowReadingOutbox()
+    outbox.put("a")
+    async with at_work(outbox, FakePoster(seconds=3)) as bench:
+        for number in range(10):
+            await trio.sleep(1)
+            outbox.put(f"{number}")
+            bench.wakeup.ring()
+        await trio.sleep(60)
+    counts = Counter(post.name for post in bench.poster.posts)
+    assert set(counts.values()) == {1}
+    assert len(counts) == 11
+
+
+async def test_stopping_finishes_what_is_under_way(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """At the end nothing new begins, and results of what has begun are stored."""
+    for number in range(10):
+        outbox.put(f"{number}")
+    async with at_work(outbox, FakePoster(seconds=4)) as bench:
+        await trio.sleep(1)
+    assert trio.current_time() == pytest.approx(4)
+    assert len(bench.poster.posts) == EACH
+    assert Counter(outbox.states.values()) == {"succeeded": 4, "pending": 6}
+
+
+async def test_an_idle_dispatcher_stops_at_once(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """Stopping does not wait for the sleep to end."""
+    async with at_work(outbox):
+        await trio.sleep(1)
+    assert trio.current_time() == pytest.approx(1)
+
+
+async def test_a_result_that_cannot_be_stored_stays_pending(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """When persistence has gone first, the delivery is left for the next start."""
+    outbox.put("a")
+    async with at_work(outbox, FakePoster(seconds=2)) as bench:
+        await trio.sleep(1)
+        bench.dispatcher._persistence.mailboxes[0].close()
+    assert outbox.states == {"a": "pending"}
+
+
+async def test_failures_are_logged_without_secrets(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """A failure names subscription, host and status; the URL's path, query and user stay out."""
+    outbox.put("a", url="https://me:pw@w.test:8443/services/T0KEN?key=K3Y")
+    with capture_logs() as logs:
+        async with at_work(outbox, FakePoster(Answer(status=410))):
+            await trio.sleep(1)
+    (line,) = logs
+    assert line["event"] == "webhook delivery given up"
+    assert line["host"] == "w.test:8443"
+    assert line["status"] == 410
+    for secret in ("T0KEN", "K3Y", "pw", "hush"):
+        assert secret not in str(line)
+
+
+async def test_attempts_are_counted(outbox: MemoryOutbox, autojump_clock: MockClock) -> None:
+    """Metrics tell attempts by event and result, and their seconds."""
+    outbox.put("a")
+    poster = FakePoster(FAILED, seconds=0.5)
+    async with at_work(outbox, poster) as bench:
+        await trio.sleep(1)
+        poster.answer = TAKEN
+        await trio.sleep(10)
+    text = bench.metrics.render().decode()
+    assert 'ticker_webhook_attempts_total{event="order_placed",result="retried"} 1.0' in text
+    assert 'ticker_webhook_attempts_total{event="order_placed",result="succeeded"} 1.0' in text
+    assert "ticker_webhook_attempt_seconds_count 2.0" in text
+    assert "ticker_webhook_attempt_seconds_sum 1.0" in text
+
+
+# From here on with real tables and real sockets.
+
+
+class HandClock:
+    """A wall clock that the test turns."""
+
+    def __init__(self) -> None:
+        self.time = NOON
+
+    def now(self) -> datetime:
+        return self.time
+
+
+def subscribed(name: str, port: int, *, deleted: bool = False) -> Change:
+    """A subscription of the receiver on this port."""
+    webhook = Webhook(
+        webhook_id=name,
+        url=f"http://127.0.0.1:{port}/hook",
+        account_id="primary",
+        events=("order_placed", "order_completed"),
+        secret="hush",
+        active=not deleted,
+        deleted=deleted,
+        created_at=NOON,
+    )
+    return Change(account_id="primary", webhooks=(webhook,))
+
+
+def told(name: str, event: EventName = "order_placed", order: str = "o1") -> Change:
+    """An event of an order."""
+    happened = Event(
+        event_id=f"evt_{name}",
+        account_id="primary",
+        event=event,
+        order_id=order,
+        order_key=order,
+        order_version=1,
+        data=msgspec.Raw(b'{"order_id":"%s"}' % order.encode()),
+        created_at=NOON,
+    )
+    return Change(account_id="primary", events=(happened,))
+
+
+@dataclass
+class Service:
+    """Store, persistence and dispatcher, as `service.py` puts them together."""
+
+    store: SqliteStore
+    persistence: PersistenceActor
+    wakeup: Wakeup
+    clock: HandClock
+
+    async def subscribe(self, port: int, *, deleted: bool = False) -> None:
+        """A subscription of the receiver on this port."""
+        await self.persistence.commit(subscribed("hook", port, deleted=deleted))
+
+    async def tell(self, name: str, event: EventName = "order_placed", order: str = "o1") -> None:
+        """Commit an event."""
+        await self.persistence.commit(told(name, event, order))
+
+    def turn(self, seconds: float) -> None:
+        """Let time pass on the wall, and let the dispatcher look at it."""
+        self.clock.time += timedelta(seconds=seconds)
+        self.wakeup.ring()
+
+    async def outbox(self) -> list[dict[str, Any]]:
+        """The rows of the outbox in sequence."""
+        sql = "SELECT * FROM webhook_deliveries ORDER BY sequence"
+        return await self.store._read(lambda connection: connection.execute(sql).fetchall())
+
+    async def stored(self, attempts: int) -> None:
+        """Wait until so many attempts are in the tables."""
+        sql = "SELECT COUNT(*) AS count FROM webhook_attempts"
+        while True:
+            found = await self.store._read(lambda connection: connection.execute(sql).fetchone())
+            if found["count"] >= attempts:
+                return
+            await trio.sleep(0.005)
+
+
+@asynccontextmanager
+async def service(path: Path, clock: HandClock, drain: float = 6) -> AsyncGenerator[Service]:
+    """Start on the tables in this file; at the end stop in order. No drain at all is a crash."""
+    wakeup, metrics, chance = Wakeup(), Metrics(), Random(1).getrandbits
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(
+            SqliteStore.open(path, now=clock.now(), chance=chance)
+        )
+        await store.take_over("primary", "test", clock.now())
+        hub = await stack.enter_async_context(
+            running(StreamHub(store.installation.stream, metrics, 0), drain=1)
+        )
+        persistence = await stack.enter_async_context(
+            running(PersistenceActor(store, hub, wakeup, clock, metrics), drain=1)
+        )
+        client = WebhookClient(allow_private=True)
+        await stack.enter_async_context(
+            running(
+                WebhookDispatcher(store, persistence, client, wakeup, clock, middle, metrics),
+                drain=drain,
+            )
+        )
+        yield Service(store, persistence, wakeup, clock)
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    """The wall clock."""
+    return HandClock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The database file."""
+    return tmp_path / "ticker.db"
+
+
+async def test_an_event_reaches_its_receiver(path: Path, clock: HandClock) -> None:
+    """What was committed arrives byte for byte, with the document's headers and fields."""
+    async with listening(receiver := Receiver()) as port, service(path, clock) as here:
+        await here.subscribe(port)
+        await here.tell("one")
+        (request,) = await receiver.received(1)
+        (row,) = await here.outbox()
+    assert request.line == "POST /hook HTTP/1.1"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["x-webhook-secret"] == "hush"
+    assert request.headers["user-agent"] == "ticker-actors"
+    assert request.headers["webhook-id"] == "evt_one"
+    assert request.body == row["body"]
+    body = msgspec.json.decode(request.body)
+    assert list(body)[:4] == ["event", "account_id", "data", "timestamp"]
+    assert body["event"] == "order_placed"
+
+
+async def test_events_of_one_order_come_in_sequence(path: Path, clock: HandClock) -> None:
+    """The completion waits while the placing is being retried; another order does not."""
+    receiver = Receiver([answer(500), OK])
+    async with listening(receiver) as port, service(path, clock) as here:
+        await here.subscribe(port)
+        await here.tell("placed")
+        await here.stored(1)
+        await here.tell("completed", "order_completed")
+        await here.tell("other", order="o2")
+        await here.stored(2)
+        here.turn(6)
+        requests = await receiver.received(4)
+    names = [request.headers["webhook-id"] for request in requests]
+    assert names == ["evt_placed", "evt_other", "evt_placed", "evt_completed"]
+
+
+async def test_a_retry_survives_a_restart(path: Path, clock: HandClock) -> None:
+    """What failed before the restart is sent after it: same id, same bytes, next attempt."""
+    receiver = Receiver([answer(503, "Retry-After: 60"), OK])
+    async with listening(receiver) as port:
+        async with service(path, clock) as before:
+            await before.subscribe(port)
+            await before.tell("one")
+            await receiver.received(1)
+        clock.time += timedelta(seconds=59)
+        async with service(path, clock) as between:
+            (row,) = await between.outbox()
+            assert (row["state"], row["attempts"]) == ("pending", 1)
+            assert await between.store.due_deliveries(clock.now(), 1) == []
+        clock.time += timedelta(seconds=1)
+        async with service(path, clock) as after:
+            first, second = await receiver.received(2)
+        async with service(path, clock) as after:
+            (row,) = await after.outbox()
+    assert second.headers["webhook-id"] == first.headers["webhook-id"] == "evt_one"
+    assert second.body == first.body == row["body"]
+    assert second.headers["x-webhook-attempt"] == "2"
+    assert second.headers["x-webhook-trigger"] == "retry"
+    assert (row["state"], row["attempts"], row["next_at"]) == ("succeeded", 2, None)
+
+
+async def test_what_a_crash_cut_is_sent_again(path: Path, clock: HandClock) -> None:
+    """A request under way when the process died goes again, as it was."""
+    receiver = Receiver()
+    arrived = trio.Event()
+
+    async def hold(stream: trio.abc.Stream) -> None:
+        if not arrived.is_set():
+            receiver.requests.append(await read_request(stream))
+            arrived.set()
+            await trio.sleep_forever()
+        await receiver(stream)
+
+    async with listening(hold) as port:
+        async with service(path, clock, drain=0) as here:
+            await here.subscribe(port)
+            await here.tell("one")
+            await arrived.wait()
+        async with service(path, clock):
+            first, second = await receiver.received(2)
+    assert second.headers["webhook-id"] == "evt_one"
+    assert second == first
+
+
+async def test_a_subscription_deleted_under_way_harms_nothing(path: Path, clock: HandClock) -> None:
+    """The result of its last request is stored, and nothing more is sent there."""
+    arrived, release = trio.Event(), trio.Event()
+    receiver = Receiver([answer(500)])
+
+    async def hold(stream: trio.abc.Stream) -> None:
+        arrived.set()
+        await release.wait()
+        await receiver(stream)
+
+    async with listening(hold) as port, service(path, clock) as here:
+        await here.subscribe(port)
+        await here.tell("one")
+        await arrived.wait()
+        await here.subscribe(port, deleted=True)
+        release.set()
+        await here.stored(1)
+        clock.time += timedelta(days=1)
+    async with service(path, clock) as here:
+        (row,) = await here.outbox()
+        assert (row["state"], row["attempts"]) == ("pending", 1)
+        assert await here.store.due_deliveries(clock.now(), 8) == []
+        assert await here.store.next_delivery_at(NOON) is None
+    assert len(receiver.requests) == 1
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncGenerator[SqliteStore]:
+    """Tables of which this process writes the account."""
+    async with SqliteStore.open(path, now=NOON, chance=Random(1).getrandbits) as store:
+        await store.take_over("primary", "test", NOON)
+        yield store
+
+
+async def due(store: SqliteStore, each: int = 8, *, after: float = 0) -> list[str]:
+    """The events due so many seconds after noon."""
+    found = await store.due_deliveries(NOON + timedelta(seconds=after), each)
+    return [delivery.event_id for delivery in found]
+
+
+def failed(name: str, attempt: int, after: float) -> Change:
+    """A failed attempt, to be repeated so many seconds after noon."""
+    result = DeliveryResult(
+        delivery_id=f"dlv_{name}_hook",
+        attempt=attempt,
+        state="pending",
+        next_at=NOON + timedelta(seconds=after),
+        started_at=NOON,
+        seconds=0.1,
+        status_code=500,
+        error=None,
+    )
+    return Change(account_id="primary", deliveries=(result,))
+
+
+async def test_a_backlog_fills_no_others_read(store: SqliteStore) -> None:
+    """However much is due to one subscription, only so many of its rows are read."""
+    await store.commit([subscribed("dead", 1)], NOON)
+    await store.commit([told(f"{number}", order=f"o{number}") for number in range(20)], NOON)
+    await store.commit([subscribed("live", 2)], NOON)
+    await store.commit([told("last", order="o20")], NOON)
+    found = await store.due_deliveries(NOON, 3)
+    assert sorted(delivery.webhook_id for delivery in found) == ["dead"] * 3 + ["live"]
+
+
+async def test_an_order_waits_for_its_earlier_delivery(store: SqliteStore) -> None:
+    """Up to the fourth failure of an earlier one, a later delivery of the order is not due."""
+    await store.commit([subscribed("hook", 1)], NOON)
+    await store.commit([told("a"), told("b", "order_completed"), told("c", order="o2")], NOON)
+    assert await due(store) == ["evt_a", "evt_c"]
+    for attempt in range(1, 5):
+        await store.commit([failed("a", attempt, after=60)], NOON)
+        assert await due(store) == ["evt_c"]
+    await store.commit([failed("a", 5, after=60)], NOON)
+    assert await due(store) == ["evt_b", "evt_c"]
+    assert await due(store, after=60) == ["evt_b", "evt_c", "evt_a"]
+
+
+async def test_only_what_is_not_due_yet_sets_the_alarm(store: SqliteStore) -> None:
+    """The next time is that of a later delivery of a living subscription."""
+    await store.commit([subscribed("hook", 1)], NOON)
+    await store.commit([told("a"), told("b", order="o2")], NOON)
+    assert await store.next_delivery_at(NOON) is None
+    await store.commit([failed("b", 1, after=60)], NOON)
+    assert await store.next_delivery_at(NOON) == NOON + timedelta(seconds=60)
+    assert await store.next_delivery_at(NOON + timedelta(seconds=60)) is None
+    await store.commit([subscribed("hook", 1, deleted=True)], NOON)
+    assert await store.next_delivery_at(NOON) is None
+
+
+async def test_an_account_of_another_is_left_alone(store: SqliteStore) -> None:
+    """Deliveries of an account that this process does not write are not due here."""
+    await store.commit([subscribed("hook", 1)], NOON)
+    await store.commit([told("a")], NOON)
+    assert await due(store) == ["evt_a"]
+    store._epochs.clear()
+    assert await due(store) == []
