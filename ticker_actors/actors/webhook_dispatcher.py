@@ -5,6 +5,7 @@ the same id: at least once, always. A subscription has few places under way and 
 them, so a slow or dead receiver delays only itself.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
@@ -152,7 +153,7 @@ class WebhookDispatcher:
 
         All that was due is under way or waits for one that is, so only what is due later counts.
         """
-        seconds = LONGEST_SLEEP
+        seconds = math.inf
         if (at := await self._outbox.next_delivery_at(now)) is not None:
             until = (at - self._clock.now()).total_seconds()
             seconds = min(max(until, SHORTEST_SLEEP), LONGEST_SLEEP)
