@@ -31,6 +31,7 @@ def blueprint(parts: Parts) -> Blueprint:
 
     @routes.post("/advanced/batch-orders")
     async def submit() -> Response:
+        decoding.query(decoding.Nothing)
         key = decoding.idempotency_key()
         body, sent = await decoding.body(BatchBody)
         submitted = await parts.executor.submit_batch(

@@ -207,6 +207,10 @@ def query(kind: type[T]) -> T:
     return kind(**found)
 
 
+class Nothing(msgspec.Struct, frozen=True):
+    """No parameters at all: a misspelt one must not be passed over in silence."""
+
+
 class Wait(msgspec.Struct, frozen=True):
     """`?wait=SECONDS`: answer when the task has finished, or when time is up."""
 

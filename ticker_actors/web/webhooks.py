@@ -46,6 +46,7 @@ def blueprint(parts: Parts) -> Blueprint:
 
     @routes.post("/advanced/webhooks")
     async def create() -> Response:
+        decoding.query(decoding.Nothing)
         body, _ = await decoding.body(WebhookBody)
         account_id = parts.account(body.account_id)
         await check_url(body.url)
@@ -73,6 +74,7 @@ def blueprint(parts: Parts) -> Blueprint:
 
     @routes.delete("/advanced/webhooks/<webhook_id>")
     async def delete(webhook_id: str) -> Response:
+        decoding.query(decoding.Nothing)
         webhook = await parts.tables.webhook(webhook_id)
         if webhook is None:
             raise not_found(f"webhook {webhook_id!r}")
