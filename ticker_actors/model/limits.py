@@ -18,6 +18,10 @@ class Limits:
     per_day: int
 
 
+_ROUNDING = 1e-6
+"""Seconds: who has waited just as long as told must not be told to wait a rounding error more."""
+
+
 class Budget:
     """Sliding windows over the moments of past requests. Times are seconds of any one clock."""
 
@@ -29,10 +33,10 @@ class Budget:
         """Seconds until one more request is allowed; 0.0 when it is now."""
         longest = 0.0
         for limit, span, taken in self._windows:
-            while taken and taken[0] + span <= now:
+            while taken and taken[0] + span <= now + _ROUNDING:
                 taken.popleft()
             if len(taken) >= limit:
-                longest = max(longest, taken[0] + span - now)
+                longest = max(longest, taken[-limit] + span - now)
         return longest
 
     def take(self, now: float) -> None:

@@ -36,7 +36,7 @@ class Tag:
 
 def parse(text: str) -> Tag | None:
     """The parts of a tag, or None when no installation of this service can have made it."""
-    match = _FORM.fullmatch(text.upper())
+    match = _FORM.fullmatch(text.upper()) if text.isascii() else None
     if match is None:
         return None
     installation, intent, send = match.groups()
