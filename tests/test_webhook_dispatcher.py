@@ -28,6 +28,7 @@ from ticker_actors.model.changes import (
     Committed,
     Delivery,
     DeliveryResult,
+    Unstorable,
     Webhook,
 )
 from ticker_actors.model.events import Event, EventName
@@ -122,6 +123,14 @@ class SlowReadingOutbox(MemoryOutbox):
         found = await super().due_deliveries(now, each)
         await trio.sleep(2)
         return found
+
+
+class FullOutbox(MemoryOutbox):
+    """No result can be stored."""
+
+    async def commit(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
+        await super().commit((), now)
+        return [Unstorable("no room") for _ in changes]
 
 
 @dataclass
@@ -348,6 +357,15 @@ async def test_stopping_finishes_what_is_under_way(
     assert Counter(outbox.states.values()) == {"succeeded": 4, "pending": 6}
 
 
+async def test_stopping_in_the_middle_of_a_read(autojump_clock: MockClock) -> None:
+    """What a read brings after the stop is left for the next start."""
+    outbox = SlowReadingOutbox()
+    outbox.put("a")
+    async with at_work(outbox) as bench:
+        await trio.sleep(1)
+    assert not bench.poster.posts
+
+
 async def test_an_idle_dispatcher_stops_at_once(
     outbox: MemoryOutbox, autojump_clock: MockClock
 ) -> None:
@@ -366,6 +384,17 @@ async def test_a_result_that_cannot_be_stored_stays_pending(
         await trio.sleep(1)
         bench.dispatcher._persistence.mailboxes[0].close()
     assert outbox.states == {"a": "pending"}
+
+
+async def test_what_cannot_be_stored_is_not_sent_without_end(autojump_clock: MockClock) -> None:
+    """A delivery whose result the tables do not take goes once until the next start."""
+    outbox = FullOutbox()
+    outbox.put("a")
+    async with at_work(outbox) as bench:
+        await trio.sleep(1)
+        bench.wakeup.ring()
+        await trio.sleep(60)
+    assert bench.times("a") == [0]
 
 
 async def test_failures_are_logged_without_secrets(

@@ -19,7 +19,7 @@ from ticker_actors.actors.persistence import PersistenceActor, Wakeup
 from ticker_actors.actors.ports import Clock
 from ticker_actors.mailbox import Mailbox, Stopped
 from ticker_actors.metrics import Metrics
-from ticker_actors.model.changes import Change, Delivery, DeliveryResult
+from ticker_actors.model.changes import Change, Committed, Delivery, DeliveryResult
 from ticker_actors.model.ids import Chance
 from ticker_actors.model.webhook_rules import Answer, verdict
 
@@ -142,9 +142,8 @@ class WebhookDispatcher:
         for delivery in self._finished:
             self._places.free(delivery)
         self._finished.clear()
-        # Twice its places: those under way are due as well.
-        due = await self._outbox.due_deliveries(now, 2 * EACH)
-        for delivery in due:
+        # Those under way are read as well: of as many as there are places, enough are new.
+        for delivery in await self._outbox.due_deliveries(now, EACH):
             if not self._stopping and self._places.take(delivery):
                 nursery.start_soon(self._deliver, delivery)
 
@@ -164,14 +163,14 @@ class WebhookDispatcher:
         started_at, began = self._clock.now(), trio.current_time()
         answer = await self._poster.post(delivery.url, headers(delivery, started_at), delivery.body)
         result = self._judge(delivery, answer, started_at, trio.current_time() - began)
+        change = Change(account_id=delivery.account_id, deliveries=(result,))
         try:
-            await self._persistence.commit(
-                Change(account_id=delivery.account_id, deliveries=(result,))
-            )
+            stored = await self._persistence.commit(change)
         except Stopped:  # only in a crash: the next start finds it pending
             return
-        self._finished.append(delivery)
-        self._wakeup.ring()
+        if isinstance(stored, Committed):  # else it keeps its place: it would go again without end
+            self._finished.append(delivery)
+            self._wakeup.ring()
 
     def _judge(
         self, delivery: Delivery, answer: Answer, started_at: datetime, seconds: float
