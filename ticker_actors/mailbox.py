@@ -123,7 +123,7 @@ class Mailbox(Generic[M]):
     def abandon(self) -> None:
         """Accept no more and refuse what is left, so that no caller waits in vain."""
         self._send.close()
-        with self._receive, suppress(trio.EndOfChannel):
+        with self._receive, suppress(trio.EndOfChannel, trio.ClosedResourceError):
             while True:
                 _, reply = self._receive.receive_nowait()
                 reply.close()
@@ -158,7 +158,7 @@ class Actor(Protocol):
 @asynccontextmanager
 async def running(actor: ActorT, *, drain: float) -> AsyncGenerator[ActorT, None]:
     """Run an actor for the length of the block; then let it drain, at most `drain` seconds."""
-    scope = trio.CancelScope(shield=True)
+    scope = trio.CancelScope()
     stopped = trio.Event()
 
     async def host(task_status: trio.TaskStatus[None]) -> None:
@@ -172,6 +172,7 @@ async def running(actor: ActorT, *, drain: float) -> AsyncGenerator[ActorT, None
 
     async with trio.open_nursery() as nursery:
         await nursery.start(host)
+        scope.shield = True  # from here on it drains; a start can be cancelled
         try:
             yield actor
         finally:

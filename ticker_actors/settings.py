@@ -13,7 +13,7 @@ from ticker_actors.model.limits import Limits
 
 _Count = Annotated[int, Meta(ge=0)]
 _Positive = Annotated[int, Meta(ge=1)]
-_Seconds = Annotated[float, Meta(gt=0)]
+_Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
 
 class SettingsError(Exception):
@@ -31,14 +31,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Real orders are never the default and never inferred."""
     paper_file: str | None = None
     """The paper exchange's own book; beside the SQLite file when not given."""
-    paper_funds: _Positive = 1_000_000_000
-    """Rupees: enough that nobody's first order is refused."""
+    paper_funds: Annotated[int, Meta(ge=1, le=10**15)] = 1_000_000_000
+    """Rupees: enough that nobody's first order is refused; at most what sums of ticks can hold."""
     paper_seed: int = 1
     """Of the documented price walk."""
 
     max_order_quantity: _Positive = 1_000_000
     """Units of one order: a slip of three zeros should not reach the exchange."""
-    task_max_attempts: _Positive = 5
+    task_max_attempts: Annotated[int, Meta(ge=1, le=100)] = 5
     orders_per_second: _Count = 8
     """Kite allows 10; 2 are kept for cancels."""
     orders_per_minute: _Count = 400
@@ -105,7 +105,9 @@ def load(environment: Mapping[str, str]) -> Settings:
     for name, value in given.items():
         try:
             # Text from the environment is the one place where "5" means 5.
-            msgspec.convert(value, get_type_hints(Settings, include_extras=True)[name], strict=False)
+            msgspec.convert(
+                value, get_type_hints(Settings, include_extras=True)[name], strict=False
+            )
         except msgspec.ValidationError as error:
             shown = "" if name in _SECRET else f" (it is {environment[name.upper()]!r})"
             message = f"Setting {name.upper()} is wrong: {error}{shown}."
@@ -132,6 +134,13 @@ def _check(settings: Settings) -> None:
             "PostgreSQL is not supported yet."
         )
         raise SettingsError(message)
+    if "?" in url:
+        raise SettingsError("Setting DATABASE_URL takes no parameters (after ?) for SQLite.")
+    if settings.database_file.name in {"", "..", ":memory:"}:
+        # A database in memory would lose what was acknowledged.
+        raise SettingsError("Setting DATABASE_URL must name a file: sqlite:///file.db.")
+    if settings.paper_path.resolve() == settings.database_file.resolve():
+        raise SettingsError("Setting PAPER_FILE must not name the file of DATABASE_URL.")
     if settings.api_key is not None and len(settings.api_key) < MIN_KEY_LENGTH:
         message = f"Setting API_KEY is too short: at least {MIN_KEY_LENGTH} characters."
         raise SettingsError(message)

@@ -1,0 +1,142 @@
+"""The environment: decoded once, strictly; a wrong value stops the start with a sentence."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ticker_actors.model.limits import Limits
+from ticker_actors.settings import Settings, SettingsError, load
+
+KEY = "0123456789abcdef"
+
+
+def test_nothing_needs_to_be_set() -> None:
+    """The documented defaults: loopback, SQLite, paper."""
+    settings = load({})
+    assert settings == Settings()
+    assert (settings.host, settings.port, settings.broker) == ("127.0.0.1", 8080, "paper")
+    assert settings.database_file == Path("data/ticker.db")
+    assert settings.paper_path == Path("data/ticker.paper.db")
+    assert settings.limits == Limits(8, 400, 5000)
+    assert (settings.absence_horizon_seconds, settings.batch_answer_seconds) == (120.0, 25.0)
+    assert (settings.max_order_quantity, settings.task_max_attempts) == (1_000_000, 5)
+
+
+def test_values_are_read_as_what_they_mean() -> None:
+    """Text is all that an environment has; spaces around it and other names do not count."""
+    settings = load(
+        {
+            "PORT": " 9000 ",
+            "ABSENCE_HORIZON_SECONDS": "2.5",
+            "ALLOW_NO_KEY": "true",
+            "WEBHOOK_ALLOW_PRIVATE": "0",
+            "ALLOWED_ORIGINS": "https://a.example, https://b.example,",
+            "API_KEY": KEY,
+            "ORDERS_PER_SECOND": "0",
+            "LOG_LEVEL": "",
+            "PATH": "/bin",
+            "host": "ignored",
+        }
+    )
+    assert (settings.port, settings.absence_horizon_seconds) == (9000, 2.5)
+    assert (settings.allow_no_key, settings.private_webhooks) == (True, False)
+    assert settings.allowed_origins == ("https://a.example", "https://b.example")
+    assert settings.limits.per_second == 0
+    assert settings.log_level == "info"
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("PORT", "http"),
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("PORT", "80.5"),
+        ("BROKER", "kite"),
+        ("BROKER", "Paper"),
+        ("TASK_MAX_ATTEMPTS", "0"),
+        ("TASK_MAX_ATTEMPTS", "101"),
+        ("ORDERS_PER_SECOND", "-1"),
+        ("MAX_ORDER_QUANTITY", "0"),
+        ("PAPER_FUNDS", "99999999999999999999999999"),
+        ("ABSENCE_HORIZON_SECONDS", "0"),
+        ("ABSENCE_HORIZON_SECONDS", "nan"),
+        ("ABSENCE_HORIZON_SECONDS", "inf"),
+        ("BATCH_ANSWER_SECONDS", "soon"),
+        ("ALLOW_NO_KEY", "yes please"),
+        ("WEBHOOK_ALLOW_PRIVATE", "2"),
+        ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
+        ("API_KEY", "short"),
+        ("DATABASE_URL", "postgresql://user:pass@host/db"),
+        ("DATABASE_URL", "data/ticker.db"),
+        ("DATABASE_URL", "sqlite://"),
+        ("DATABASE_URL", "sqlite:///"),
+        ("DATABASE_URL", "sqlite:////"),
+        ("DATABASE_URL", "sqlite:///."),
+        ("DATABASE_URL", "sqlite:///.."),
+        ("DATABASE_URL", "sqlite:///:memory:"),
+        ("DATABASE_URL", "sqlite:///x.db?mode=ro"),
+        ("PAPER_FILE", "data/../data/ticker.db"),
+    ],
+)
+def test_a_wrong_value_stops_the_start_and_is_named(name: str, value: str) -> None:
+    """One sentence, with the setting's name."""
+    with pytest.raises(SettingsError) as info:
+        load({name: value})
+    message = str(info.value)
+    assert name in message
+    assert message.endswith(".")
+    assert "\n" not in message
+
+
+def test_secrets_are_not_in_the_sentence() -> None:
+    """It goes to logs."""
+    for environment in (
+        {"DATABASE_URL": "postgresql://user:hunter2@host/db"},
+        {"API_KEY": "hunter2"},
+    ):
+        with pytest.raises(SettingsError) as info:
+            load(environment)
+        assert "hunter2" not in str(info.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_needs_no_key(host: str) -> None:
+    """And webhooks may go to this machine, as a first try needs."""
+    settings = load({"HOST": host})
+    assert settings.loopback
+    assert settings.private_webhooks
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com", "[::1]"])  # noqa: S104
+def test_another_host_needs_a_key_or_a_word(host: str) -> None:
+    """An order service that everybody can reach is a mistake."""
+    with pytest.raises(SettingsError, match="API_KEY"):
+        load({"HOST": host})
+    assert not load({"HOST": host, "API_KEY": KEY}).private_webhooks
+    assert load({"HOST": host, "ALLOW_NO_KEY": "1"}).allow_no_key
+
+
+@pytest.mark.parametrize(
+    "url, database, paper",
+    [
+        ("sqlite:///a.db", "a.db", "a.paper.db"),
+        ("sqlite:////var/lib/a.db", "/var/lib/a.db", "/var/lib/a.paper.db"),
+        ("sqlite:///a", "a", "a.paper.db"),
+        ("sqlite:///a.paper.db", "a.paper.db", "a.paper.paper.db"),
+    ],
+)
+def test_the_files_are_where_the_url_says(url: str, database: str, paper: str) -> None:
+    """Three slashes and a relative path, four and an absolute one; the paper book beside it."""
+    settings = load({"DATABASE_URL": url})
+    assert (settings.database_file, settings.paper_path) == (Path(database), Path(paper))
+    assert load({"DATABASE_URL": url, "PAPER_FILE": "b.db"}).paper_path == Path("b.db")
+
+
+def test_settings_are_frozen() -> None:
+    """What was checked stays what it was."""
+    with pytest.raises(AttributeError):
+        load({}).port = 1  # type: ignore[misc]  # that is the point
+    assert msgspec.structs.asdict(load({}))
