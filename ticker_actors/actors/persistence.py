@@ -7,6 +7,7 @@ the asker answered. Nothing is told that is not durable.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -90,7 +91,10 @@ class PersistenceActor:
             group = [first]
             while len(group) < MOST_CHANGES and (more := self._mailbox.take_nowait()):
                 group.append(more)
-            await self._commit(group)
+            with ExitStack() as replies:  # after a crash too, nobody waits in vain
+                for _, reply in group:
+                    replies.enter_context(reply)
+                await self._commit(group)
 
     async def _commit(self, group: list[tuple[Commit, Reply[CommitAnswer]]]) -> None:
         began = trio.current_time()
@@ -114,5 +118,4 @@ class PersistenceActor:
             self._outbox.ring()
         for (message, reply), answer in zip(group, answers, strict=True):
             self._metrics.stage.labels("commit").observe(ended - message.asked_at)
-            with reply:
-                reply(answer)
+            reply(answer)
