@@ -114,6 +114,7 @@ class SqliteStore:
         self._subscriptions = _subscriptions(writer)
         self._idle: list[sqlite3.Connection] = []
         self._reading = trio.CapacityLimiter(READERS)
+        self._writing = trio.CapacityLimiter(1)
 
     @classmethod
     @asynccontextmanager
@@ -128,15 +129,15 @@ class SqliteStore:
             needed = ".".join(map(str, OLDEST_SQLITE))
             message = f"SQLite {sqlite3.sqlite_version} is too old: {needed} or newer is needed."
             raise StoreError(message)
-        with _locked(path), ExitStack() as connections:
+        with _locked(path) as file, ExitStack() as connections:
             try:
-                writer = connections.enter_context(closing(_connect(path)))
-                _migrate(writer)
+                writer = connections.enter_context(closing(_connect(file)))
+                _migrate(writer, file)
                 installation = _installation(writer, now, chance)
             except sqlite3.Error as error:
-                message = f"The database file {path} cannot be used: {error}."
+                message = f"The database file {file} cannot be used: {error}."
                 raise StoreError(message) from error
-            store = cls(path, writer, installation)
+            store = cls(file, writer, installation)
             connections.callback(store._close_readers)
             yield store
 
@@ -148,8 +149,7 @@ class SqliteStore:
         """Become the account's writer: raise its epoch, and load what is not finished."""
 
         def take_over() -> Recovered:
-            with closing(self._writer.cursor()) as cursor:
-                cursor.execute("BEGIN IMMEDIATE")
+            with closing(self._writer.cursor()) as cursor, _transaction(cursor):
                 cursor.execute(
                     "INSERT INTO accounts (account_id, owner, epoch) VALUES (?, ?, 1) "
                     "ON CONFLICT (account_id) DO UPDATE SET owner = excluded.owner, "
@@ -157,11 +157,10 @@ class SqliteStore:
                     (account_id, owner),
                 )
                 epoch, head = cursor.fetchone().values()
-                cursor.execute("COMMIT")
             self._epochs[account_id] = epoch
             return _recover(self._writer, account_id, epoch, head, now)
 
-        return await trio.to_thread.run_sync(take_over)
+        return await trio.to_thread.run_sync(take_over, limiter=self._writing)
 
     async def commit(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
         """Write all the changes in one transaction; the answers are theirs, in order.
@@ -169,11 +168,11 @@ class SqliteStore:
         A used key keeps only its own change from being written. A row that the database will not
         take fails only its own change. Raises `sqlite3.Error` on I/O errors: stop the process.
         """
-        return await trio.to_thread.run_sync(self._commit, changes, now)
+        return await trio.to_thread.run_sync(self._commit, changes, now, limiter=self._writing)
 
     def _commit(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
         try:
-            return self._transaction(changes, now)
+            return self._commit_together(changes, now)
         except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeError) as error:
             if len(changes) == 1:
                 _log.error("unstorable change", error=str(error), account_id=changes[0].account_id)
@@ -181,16 +180,9 @@ class SqliteStore:
         # One bad row must not fail its neighbours: each goes alone.
         return [answer for change in changes for answer in self._commit([change], now)]
 
-    def _transaction(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
-        with closing(self._writer.cursor()) as cursor:
-            _begin(cursor)
-            try:
-                answers = [self._write(cursor, change, now) for change in changes]
-                cursor.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:
-                    cursor.execute("ROLLBACK")
-                raise
+    def _commit_together(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
+        with closing(self._writer.cursor()) as cursor, _transaction(cursor):
+            answers = [self._write(cursor, change, now) for change in changes]
         for change, answer in zip(changes, answers, strict=True):
             if isinstance(answer, Committed):
                 for webhook in change.webhooks:
@@ -245,7 +237,7 @@ class SqliteStore:
         body = catalogue.webhook_body(event, self.installation.stream)
         return [
             (
-                f"dlv_{event.event_id.removeprefix('evt_')}_{webhook.webhook_id[:8]}",
+                f"dlv_{event.event_id.removeprefix('evt_')}_{webhook.webhook_id}",
                 webhook.webhook_id,
                 event.account_id,
                 event.sequence,
@@ -272,7 +264,10 @@ class SqliteStore:
 
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         def run() -> T:
-            connection = self._idle.pop() if self._idle else _connect(self._path, read_only=True)
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = _connect(self._path, read_only=True)
             try:
                 return query(connection)
             finally:
@@ -414,6 +409,19 @@ class SqliteStore:
         return None if text is None else datetime.fromisoformat(text)
 
 
+@contextmanager
+def _transaction(cursor: sqlite3.Cursor) -> Iterator[None]:
+    """Commit the block, or nothing of it."""
+    _begin(cursor)
+    try:
+        yield
+        cursor.execute("COMMIT")
+    except BaseException:
+        if cursor.connection.in_transaction:
+            cursor.execute("ROLLBACK")
+        raise
+
+
 def _begin(cursor: sqlite3.Cursor) -> None:
     """Take the write lock, however long somebody else holds it: nothing is lost by waiting."""
     while True:
@@ -448,20 +456,25 @@ def _key(cursor: sqlite3.Cursor, key: str) -> Key:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[Path]:
     """Hold the file for this process. The system lets go of it when the process dies."""
     try:
+        path = path.resolve()  # one lock for one file, by whatever name
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
     except OSError as error:
         message = f"The database file {path} cannot be used: {error.strerror}."
         raise StoreError(message) from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        message = f"The database file {path} is in use by another running service."
-        raise StoreError(message) from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"The database file {path} is in use by another running service."
+            raise StoreError(message) from None
+        except OSError as error:
+            message = f"The database file {path} cannot be locked: {error.strerror}."
+            raise StoreError(message) from error
+        yield path
     finally:
         os.close(lock)
 
@@ -472,25 +485,40 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
     )
     connection.row_factory = _row
-    if read_only:
-        connection.execute("PRAGMA query_only = ON")
-    else:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA fullfsync = ON")  # macOS: an fsync that is one
+    try:
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+        else:
+            _make_durable(connection, path)
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _make_durable(connection: sqlite3.Connection, path: Path) -> None:
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone().values()
+    if mode != "wal":
+        message = f"The file system of {path} cannot share memory, which SQLite's WAL needs."
+        raise StoreError(message)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA fullfsync = ON")  # macOS: an fsync that is one
 
 
 def _row(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> dict[str, Any]:
     return {column[0]: value for column, value in zip(cursor.description, values, strict=True)}
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Apply the numbered files that this database has not seen, each in its own transaction."""
     (version,) = connection.execute("PRAGMA user_version").fetchone().values()
+    (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone().values()
     folder = resources.files(__package__) / "migrations" / "sqlite"
-    for file in sorted(folder.iterdir(), key=lambda file: file.name):
-        number = int(file.name.split("_", 1)[0])
+    files = {int(file.name.split("_", 1)[0]): file for file in folder.iterdir()}
+    if version > max(files) or (tables and not version):
+        message = f"The database file {path} was made by another program or a newer version."
+        raise StoreError(message)
+    for number, file in sorted(files.items()):
         if number > version:
             connection.executescript(
                 f"BEGIN IMMEDIATE; {file.read_text()} PRAGMA user_version = {number}; COMMIT;"
@@ -528,14 +556,16 @@ def _recover(
         OrderTask,
         "SELECT * FROM order_tasks WHERE account_id = ?1 AND (phase NOT IN ('done', 'dead') OR "
         "batch_id IN (SELECT batch_id FROM batches WHERE account_id = ?1 AND completed_at IS NULL))"
-        " ORDER BY task_id",
+        " ORDER BY created_at, rowid",
     )
     batches = select(Batch, "SELECT * FROM batches WHERE account_id = ? AND completed_at IS NULL")
     orders = tuple(
         rows.to_order(row)
         for row in connection.execute(
-            "SELECT * FROM broker_orders WHERE account_id = ? AND (trading_day = ? OR "
-            "status NOT IN ('COMPLETE', 'CANCELLED', 'REJECTED'))",
+            "SELECT * FROM broker_orders WHERE account_id = ?1 AND (trading_day = ?2 OR "
+            "status NOT IN ('COMPLETE', 'CANCELLED', 'REJECTED') OR task_id IN (SELECT task_id "
+            "FROM order_tasks WHERE batch_id IN (SELECT batch_id FROM batches "
+            "WHERE account_id = ?1 AND completed_at IS NULL))) ORDER BY rowid",
             (account_id, trading_day(now).isoformat()),
         )
     )
