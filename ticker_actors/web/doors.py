@@ -69,6 +69,7 @@ class Doors:
         if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
             return None
         return Response(
+            b"",  # without it Quart would look for asyncio
             status=HTTPStatus.NO_CONTENT.value,
             headers={
                 "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
