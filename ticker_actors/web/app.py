@@ -3,7 +3,8 @@
 from http import HTTPStatus
 
 import structlog
-from quart import Response, request, websocket
+import trio
+from quart import Response, g, request, websocket
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
@@ -42,6 +43,7 @@ def create_app(parts: Parts) -> QuartTrio:
 
     @app.before_request
     async def enter() -> Response | None:
+        g.began = trio.current_time()
         doors.check(request)
         if parts.stopping.is_set() and request.path != "/health":
             raise stopping()
@@ -55,6 +57,11 @@ def create_app(parts: Parts) -> QuartTrio:
 
     @app.after_request
     async def leave(response: Response) -> Response:
+        # Not by path or method where no route matched: those are the client's own words.
+        rule = request.url_rule
+        method, route = ("other", "other") if rule is None else (request.method, rule.rule)
+        seconds = trio.current_time() - g.began
+        parts.metrics.http.labels(method, route, response.status_code).observe(seconds)
         return doors.allow_origin(request, response)
 
     _answer_errors(app)
