@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import trio
@@ -55,6 +55,7 @@ from ticker_actors.model.outcomes import (
 from ticker_actors.model.tasks import OrderTask, Phase
 from ticker_actors.store import rows
 
+B = TypeVar("B", bound=Broker)
 S = TypeVar("S", bound=msgspec.Struct)
 
 ACCOUNT = "primary"
@@ -541,7 +542,7 @@ class Line:
 class Process:
     """One life of the service: hub, persistence and executor on a store and a broker."""
 
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: "World[Any]") -> None:
         self.connection = Connection(world.store)
         self.line = Line(world.broker)
         self.hub = StreamHub("str_0", METRICS, 0)
@@ -597,10 +598,10 @@ class Process:
 
 
 @dataclass(kw_only=True)
-class World:
+class World(Generic[B]):
     """What outlives processes, and the settings they start with."""
 
-    broker: Broker
+    broker: B
     store: MemoryStore = field(default_factory=MemoryStore)
     clock: TrioClock = field(default_factory=TrioClock)
     chance: Chance = field(default_factory=lambda: random.Random(1).getrandbits)
