@@ -319,8 +319,7 @@ class ExecutorActor:
                     answers = (lane.batch_answer(batch_id) for lane in self._lanes.values())
                     reply(next((answer for answer in answers if answer is not None), None))
                 case GetOrder(account_id=account_id, order_id=order_id):
-                    known = self._lanes[account_id].ledger.orders.get(order_id)
-                    reply(None if known is None else known.view)
+                    reply(self._lanes[account_id].ledger.views.get(order_id))
                 case GetLanes():
                     reply(tuple(lane.state() for lane in self._lanes.values()))
                 case SubmitOrder():
@@ -374,13 +373,13 @@ class ExecutorActor:
         denial = None if changes is None else risk.denial(changes, self._max_quantity)
         if denial is not None:
             return Denied(*denial)
-        known = lane.ledger.orders.get(request.order_id)
+        known = lane.ledger.views.get(request.order_id)
         if known is None:
             return NotFound()
         now = lane.now()
         params: dict[str, Any] = {
             "order_id": request.order_id,
-            "variety": known.view.order.variety,
+            "variety": known.order.variety,
         }
         if changes is not None:
             params["changes"] = changes.named()

@@ -19,12 +19,13 @@ import structlog
 import trio
 
 from ticker_actors.actors.draft import Draft
-from ticker_actors.actors.ledger import Ledger, Moment
+from ticker_actors.actors.ledger import Ledger
 from ticker_actors.actors.persistence import PersistenceActor, Wakeup
 from ticker_actors.actors.ports import Broker, Clock, Reads
 from ticker_actors.mailbox import Reply
 from ticker_actors.metrics import Metrics
 from ticker_actors.model import batches as saga
+from ticker_actors.model.calendar import Moment
 from ticker_actors.model.changes import Committed, KeyTaken, Recovered
 from ticker_actors.model.ids import Chance
 from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
@@ -309,7 +310,7 @@ class Lane:
         for since, leg in ledger.unsettled():
             schedule = LEG_SETTLE_READS if leg else SETTLE_READS
             wanted.extend(since + at for at in schedule if since + at > last)
-        if ledger.open_orders() and not self._feed_up:
+        if ledger.views.any_open() and not self._feed_up:
             wanted.append(last + FEED_DOWN_READ)
         return min(wanted)
 

@@ -14,23 +14,21 @@ from typing import Any
 import msgspec
 
 from ticker_actors.actors.draft import Draft
+from ticker_actors.actors.order_view import OrderViews
 from ticker_actors.model import batches as saga
-from ticker_actors.model import events as catalogue
 from ticker_actors.model import goals, ids, tags
 from ticker_actors.model.absence import AbsenceWatch
 from ticker_actors.model.batches import Batch, Leg
-from ticker_actors.model.calendar import IST, trading_day
+from ticker_actors.model.calendar import IST, Moment, trading_day
 from ticker_actors.model.changes import Attempt, Recovered
 from ticker_actors.model.events import Scribe
 from ticker_actors.model.limits import Budget, Limits
 from ticker_actors.model.orders import (
     REGISTERED,
-    SETTLED,
     BrokerOrder,
     OrderView,
     PlaceOrder,
     Source,
-    merge,
 )
 from ticker_actors.model.outcomes import ChangeOutcome, Placed, PlaceOutcome
 from ticker_actors.model.tasks import (
@@ -56,28 +54,8 @@ from ticker_actors.model.tasks import (
 
 CANCEL_RESERVE = Limits(per_second=2, per_minute=40, per_day=100)
 """Cancels have this budget of their own beside the orders' one: reducing risk must never queue."""
-KNOWN_SECONDS = 5.0
-"""An order known this long before a read began must be in it, or the read is not valid."""
 AMO_DAYS = 4
 """An after-market order may first show in the next session's book: over a weekend and a holiday."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """Now, on both clocks: the wall's for what is written, the process's own for waiting."""
-
-    at: datetime
-    mono: float
-    """Seconds."""
-
-
-@dataclass(slots=True)
-class Known:
-    """An order of the view, and since when it is known."""
-
-    view: OrderView
-    since: float
-    """Process seconds of first sight; minus infinity for one that a dead process had seen."""
 
 
 @dataclass(slots=True)
@@ -93,7 +71,6 @@ class Ledger:
     epoch: int = 0
     tasks: dict[str, OrderTask] = field(default_factory=dict)
     """Unfinished ones, and the legs of unfinished batches."""
-    orders: dict[str, Known] = field(default_factory=dict)
     batches: dict[str, Batch] = field(default_factory=dict)
     gate_open: bool = False
     """No order is sent before one valid read of the book; cancels may pass."""
@@ -117,11 +94,13 @@ class Ledger:
     """Tasks whose newest state is not durable yet: the store would tell an older one."""
     _foreign: set[str] = field(default_factory=set)
     """Orders with our tag that no task of ours explains."""
+    views: OrderViews = field(init=False)
     scribe: Scribe = field(init=False)
     _budget: Budget = field(init=False)
     _reserve: Budget = field(init=False)
 
     def __post_init__(self) -> None:
+        self.views = OrderViews(self.installation)
         self.scribe = Scribe(lambda at: ids.event_id(at, self.chance))
         self._budget = Budget(self.limits)
         self._reserve = Budget(CANCEL_RESERVE)
@@ -132,7 +111,7 @@ class Ledger:
         """Take over what a dead process left. What it had sent is looked up, never sent again."""
         self.epoch, self._day = found.epoch, trading_day(now.at)
         for view in found.orders:
-            self.orders[view.order.order_id] = Known(view, -float("inf"))
+            self.views.restore(view)
         for batch in found.batches:
             self.batches[batch.batch_id] = batch
         for attempt in found.attempts:
@@ -236,8 +215,8 @@ class Ledger:
         """
         found = {}
         for row in rows:
-            if row.order_id not in self.orders and row.order_id not in self._foreign:
-                tag = tags.ours(row.all_tags(), self.installation)
+            if row.order_id not in self.views and row.order_id not in self._foreign:
+                tag = self.views.our_tag(row)
                 if tag is not None and tag.intent not in self._intents:
                     found[row.order_id] = tag.intent
         return found
@@ -245,7 +224,7 @@ class Ledger:
     def remember(self, order_id: str, task: OrderTask | None, view: OrderView | None) -> None:
         """Take a stranger's task, and its order where one was seen, back from the store."""
         if view is not None:
-            self.orders[order_id] = Known(view, -float("inf"))
+            self.views.restore(view)
         elif task is not None:
             self._hold(task)
         else:
@@ -253,37 +232,18 @@ class Ledger:
 
     def sight(self, draft: Draft, row: BrokerOrder, source: Source, now: Moment) -> None:
         """A report of an order: merge it into the view, tell what changed, complete its task."""
-        known = self.orders.get(row.order_id)
-        tag = tags.ours((known.view.order if known else row).all_tags(), self.installation)
-        if known is None:
-            task = self.tasks.get(self._intents.get(tag.intent, "")) if tag else None
-            if task is None or tag is None:
-                return  # placed elsewhere
-            view = OrderView(
-                account_id=self.account_id,
-                order=row,
-                task_id=task.task_id,
-                tag=task.params.get("tag"),
-                version=1,
-                trading_day=trading_day(now.at),
-            )
-            known = self.orders[row.order_id] = Known(view, now.mono)
-            told = catalogue.of_view(None, row)
-        else:
-            old = known.view.order
-            merged = merge(old, row, source)
-            told = catalogue.of_view(old, merged)
-            if not told:
-                return
-            view = msgspec.structs.replace(known.view, order=merged, version=known.view.version + 1)
-            known.view = view
-        draft.orders[row.order_id] = view
-        for name in told:
-            draft.events.append(self.scribe.order(name, view, tag.intent if tag else None, now.at))
-        if "order_placed" in told and tag is not None:
+        tag = self.views.our_tag(row)
+        owner = self.tasks.get(self._intents.get(tag.intent, "")) if tag else None
+        seen = self.views.sight(row, source, owner, now)
+        if seen is None:
+            return
+        view = draft.orders[row.order_id] = seen.view
+        for name in seen.told:
+            draft.events.append(self.scribe.order(name, view, seen.tag.intent, now.at))
+        if seen.first:
             sliced = row.variety == "iceberg"
-            found_by = Seen(now.at, row.order_id, source, tag.send, sliced)
-            self.change(draft, view.task_id, found_by, now)
+            event = Seen(now.at, row.order_id, source, seen.tag.send, sliced)
+            self.change(draft, view.task_id, event, now)
         self._judge(draft, row.order_id, now)
         if (task := self.tasks.get(view.task_id)) is not None and task.batch_id is not None:
             draft.touched[task.batch_id] = None
@@ -292,11 +252,7 @@ class Ledger:
         """The whole book was read. True when the read is valid: it holds every order it should."""
         day = trading_day(began.at)
         present = {row.order_id for row in rows}
-        expected = [
-            order_id
-            for order_id, known in self.orders.items()
-            if known.view.trading_day == day and known.since <= began.mono - KNOWN_SECONDS
-        ]
+        expected = self.views.expected(day, began.mono)
         self.missing = tuple(order_id for order_id in expected if order_id not in present)
         for row in rows:
             self.sight(draft, row, "book", now)
@@ -375,11 +331,9 @@ class Ledger:
 
     def unsettled(self) -> Iterator[tuple[float, bool]]:
         """Orders of which only the reply is known: since when, and whether a batch waits."""
-        for known in self.orders.values():
-            order = known.view.order
-            if not order.terminal and order.status not in SETTLED:
-                task = self.tasks.get(known.view.task_id)
-                yield known.since, task is not None and task.batch_id in self.batches
+        for since, task_id in self.views.unsettled():
+            task = self.tasks.get(task_id)
+            yield since, task is not None and task.batch_id in self.batches
 
     def goals_resolving(self) -> bool:
         """Whether a cancel or modify waits for its order to show it."""
@@ -388,10 +342,6 @@ class Ledger:
             for queue in self._goals.values()
             for task_id in queue
         )
-
-    def open_orders(self) -> bool:
-        """Whether any order may still change."""
-        return any(not known.view.order.terminal for known in self.orders.values())
 
     def legs(self, batch: Batch) -> list[Leg]:
         """The batch's legs as they stand."""
@@ -528,9 +478,7 @@ class Ledger:
                 self.change(draft, task_id, DayEnded(now.at), now)
         if today != self._day:
             self._day = today
-            for order_id, known in list(self.orders.items()):
-                if known.view.trading_day < today and known.view.task_id not in self.tasks:
-                    del self.orders[order_id]
+            self.views.roll(today, self.tasks)
 
     def _wait(self, operation: str, now: Moment) -> float:
         """Seconds until the broker's limits allow one more request of this kind."""
@@ -587,15 +535,15 @@ class Ledger:
 
     def _judge(self, draft: Draft, order_id: str, now: Moment) -> None:
         """See which cancel and modify tasks an order's state settles."""
-        known = self.orders.get(order_id)
-        if known is None:
+        view = self.views.get(order_id)
+        if view is None:
             return
         modifying = False
         for task_id in tuple(self._goals.get(order_id, ())):
             task = self.tasks[task_id]
             if task.operation == "modify_order" and modifying:
                 continue  # an earlier one must come to its end first
-            event = goals.verdict(task, known.view.order, now.at)
+            event = goals.verdict(task, view.order, now.at)
             if event is not None:
                 self.change(draft, task_id, event, now)
             elif task.operation == "modify_order":
@@ -633,15 +581,15 @@ class Ledger:
 
     def _follow_with_cancel(self, draft: Draft, task: OrderTask, now: Moment) -> None:
         """The order of a task that nobody wants any more is known now: cancel it."""
-        known = self.orders.get(task.order_id or "")
-        if known is None or known.view.order.terminal:
+        view = self.views.get(task.order_id)
+        if view is None or view.order.terminal:
             return
         cancel = create(
             task_id=ids.task_id(now.at, self.chance),
             intent=ids.intent(self.chance),
             key=f"~cancel:{task.task_id}",
             operation="cancel_order",
-            params={"order_id": task.order_id, "variety": known.view.order.variety},
+            params={"order_id": task.order_id, "variety": view.order.variety},
             account_id=self.account_id,
             at=now.at,
             expires_at=day_end(now.at),
@@ -651,8 +599,8 @@ class Ledger:
         self.request_change(draft, cancel, now)
 
     def _leg(self, task: OrderTask) -> Leg:
-        known = self.orders.get(task.order_id or "")
-        return Leg(task, None if known is None else known.view.order)
+        view = self.views.get(task.order_id)
+        return Leg(task, None if view is None else view.order)
 
     def _step(self, draft: Draft, batch: Batch, now: Moment) -> None:
         if batch.finished:

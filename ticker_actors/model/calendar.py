@@ -1,9 +1,19 @@
 """Time as the exchange counts it. All instants are aware datetimes in UTC; days are IST dates."""
 
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 
 IST = timezone(timedelta(hours=5, minutes=30), "IST")
 """India has one zone and no summer time, so a fixed offset is exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Now, on both clocks: the wall's for what is written, the process's own for waiting."""
+
+    at: datetime
+    mono: float
+    """Seconds."""
 
 
 def trading_day(now: datetime) -> date:
