@@ -1,0 +1,137 @@
+"""The simulation has teeth: each of these planted bugs breaks a promise, and is caught."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.simulation import plan, simulate
+from ticker_actors.actors.draft import Draft
+from ticker_actors.actors.lane import Lane
+from ticker_actors.actors.ledger import Ledger, Moment
+from ticker_actors.model import tasks
+from ticker_actors.model.absence import AbsenceWatch
+from ticker_actors.model.orders import BrokerOrder
+from ticker_actors.model.tasks import CancelAsked, Interrupted, OrderTask, Phase, Sent
+
+SEEDS = 40
+"""Within so many simulated days a planted bug must be caught; most are in the first."""
+
+
+def send_before_commit(patch: pytest.MonkeyPatch) -> None:
+    """The broker is called while the transaction is still under way."""
+    carry_out = Lane.carry_out
+
+    async def hasty(self: Lane, draft: Draft) -> None:
+        for task_id in draft.calls:
+            self._nursery.start_soon(self._call, self.ledger.tasks[task_id])
+        draft.calls.clear()
+        await carry_out(self, draft)
+
+    patch.setattr(Lane, "carry_out", hasty)
+
+
+def running_is_queued_again(patch: pytest.MonkeyPatch) -> None:
+    """After a restart what was running starts over."""
+
+    def start_over(task: OrderTask, event: Interrupted) -> OrderTask:
+        return tasks._to(task, Phase.QUEUED, event.at)
+
+    patch.setitem(rules(Interrupted), Phase.SENT, start_over)
+
+
+def absent_after_one_read(patch: pytest.MonkeyPatch) -> None:
+    """One read of the book that does not show the order is taken for proof."""
+
+    def believe(self: AbsenceWatch, *, began: float, day: date, orders_known: bool) -> bool:
+        del self, began, day, orders_known
+        return True
+
+    patch.setattr(AbsenceWatch, "observe", believe)
+
+
+def any_book_is_valid(patch: pytest.MonkeyPatch) -> None:
+    """Nobody looks whether the book has the orders that it must have."""
+    read = Ledger.read
+
+    def trust(
+        self: Ledger, draft: Draft, rows: Sequence[BrokerOrder], began: Moment, now: Moment
+    ) -> bool:
+        shown = {row.order_id for row in rows}
+        known = [known.view.order for known in self.orders.values()]
+        rows = (*rows, *(order for order in known if order.order_id not in shown))
+        return read(self, draft, rows, began, now)
+
+    patch.setattr(Ledger, "read", trust)
+
+
+def unknown_is_retried(patch: pytest.MonkeyPatch) -> None:
+    """A lost reply is taken for a request that was not sent."""
+
+    def retry(task: OrderTask, event: tasks.Answered, message: str) -> OrderTask:
+        return tasks._retry(task, event, message, spent=True)
+
+    patch.setattr(tasks, "_resolve", retry)
+
+
+def late_order_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    """Orders of tasks that have ended are not looked at."""
+
+    def nobody(self: Ledger, rows: object) -> dict[str, str]:
+        del self, rows
+        return {}
+
+    patch.setattr(Ledger, "strangers", nobody)
+
+
+def cancel_request_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A cancel request for a task under way is acknowledged, and that is all."""
+    for phase in (Phase.SENT, Phase.RESOLVING):
+        patch.setitem(rules(CancelAsked), phase, lambda task, _: task)
+
+
+def tag_is_not_stored(patch: pytest.MonkeyPatch) -> None:
+    """The tag is made for the call, but the row does not have it."""
+    send = rules(Sent)[Phase.QUEUED]
+
+    def forget(task: OrderTask, event: Sent) -> OrderTask:
+        return msgspec.structs.replace(send(task, event), broker_tag=None)
+
+    for phase in (Phase.QUEUED, Phase.WAITING):
+        patch.setitem(rules(Sent), phase, forget)
+
+
+def rules(event: type) -> dict[Phase, Callable[[OrderTask, Any], OrderTask]]:
+    """The row of the transition table, to be changed."""
+    found = tasks._TABLE[event]
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize(
+    "plant, promise",
+    [
+        (send_before_commit, "call: "),
+        (running_is_queued_again, "2: "),
+        (absent_after_one_read, "4: "),
+        (any_book_is_valid, "4: "),
+        (unknown_is_retried, "2: "),
+        (late_order_is_ignored, "3, 4: "),
+        (cancel_request_is_forgotten, "13: "),
+        (tag_is_not_stored, "call: "),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_planted_bug_is_caught(
+    plant: Callable[[pytest.MonkeyPatch], None], promise: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day is found soon that shows the broken promise which this bug must break."""
+    plant(monkeypatch)
+    for seed in range(SEEDS):
+        _, faults = simulate(replace(plan(seed), late_max=200.0, overnight=False))
+        if any(fault.startswith(promise) for fault in faults):
+            return
+    pytest.fail(f"not caught by {SEEDS} seeds")
