@@ -20,7 +20,6 @@ from ticker_actors.actors.lane import Lane
 from ticker_actors.actors.persistence import PersistenceActor, Wakeup
 from ticker_actors.actors.ports import Broker
 from ticker_actors.actors.stream_hub import StreamHub
-from ticker_actors.mailbox import Mailbox
 from ticker_actors.metrics import Metrics
 from ticker_actors.model import tags
 from ticker_actors.model.batches import Batch
@@ -584,17 +583,15 @@ class Process:
                 await nursery.start(self.persistence.run)
                 await nursery.start(self.executor.run)
                 self.ready.set()
+        for actor in (self.hub, self.persistence, self.executor):
+            for mailbox in actor.mailboxes:
+                mailbox.abandon()
         self.ended.set()
 
     def kill(self) -> None:
         """`kill -9`: from here on nothing it does is seen outside."""
         self.line.alive = self.connection.alive = False
         self._scope.cancel()
-        for mailbox in self._mailboxes():
-            mailbox.abandon()
-
-    def _mailboxes(self) -> tuple[Mailbox[Any], ...]:
-        return (*self.hub.mailboxes, *self.persistence.mailboxes, *self.executor.mailboxes)
 
 
 @dataclass(kw_only=True)
