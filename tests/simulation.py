@@ -78,6 +78,8 @@ MIDNIGHT = MORNING + timedelta(hours=13, minutes=59, seconds=20)
 """40 s before the trading day ends."""
 BLIND = 200.0
 """Seconds: longer than the horizon, so that only the orders known before can tell that it lies."""
+SURE = 119.0
+"""Seconds of lateness up to which nothing may be called absent: the horizon."""
 CLIENT_PATIENCE = 10.0
 """Seconds that a client waits for an answer before it asks again with the same key."""
 SOON = 0.02
@@ -620,6 +622,7 @@ def _check_wish(
 def _check_absences(simulation: Simulation, placed: dict[str, list[BrokerOrder]]) -> Iterator[str]:
     """Nobody is told 'not placed' of an order that the book had shown for a while."""
     created = simulation.exchange.created
+    sent = {call.about[4:16]: call.at for call in simulation.exchange.attempts}
     incidents = {
         msgspec.json.decode(event.data)["task_id"]
         for event in simulation.store.events
@@ -630,8 +633,9 @@ def _check_absences(simulation: Simulation, placed: dict[str, list[BrokerOrder]]
             if task.reason is not Reason.NOT_PLACED_PROVED or task.updated_at < task.created_at:
                 continue
             for row in placed.get(task.intent, []):
-                if created[row.order_id] < at - 30:
-                    yield f"4: {task.task_id} was called absent, {row.order_id} was there"
+                late = created[row.order_id] - sent[task.intent]
+                if created[row.order_id] < at - 30 or late < SURE:
+                    yield f"4: {task.task_id} was called absent, its order came after {late:.0f} s"
                 if task.task_id not in incidents and not simulation.plan.overnight:
                     yield f"4: {task.task_id} came late without an incident"
 

@@ -11,9 +11,10 @@ import pytest
 from tests.simulation import plan, simulate
 from ticker_actors.actors.draft import Draft
 from ticker_actors.actors.lane import Lane
-from ticker_actors.actors.ledger import Ledger, Moment
+from ticker_actors.actors.ledger import Ledger
 from ticker_actors.model import tasks
 from ticker_actors.model.absence import AbsenceWatch
+from ticker_actors.model.calendar import Moment
 from ticker_actors.model.orders import BrokerOrder
 from ticker_actors.model.tasks import CancelAsked, Interrupted, OrderTask, Phase, Sent
 
@@ -61,7 +62,7 @@ def any_book_is_valid(patch: pytest.MonkeyPatch) -> None:
         self: Ledger, draft: Draft, rows: Sequence[BrokerOrder], began: Moment, now: Moment
     ) -> bool:
         shown = {row.order_id for row in rows}
-        known = [known.view.order for known in self.orders.values()]
+        known = [view.order for view in self.views._views.values()]
         rows = (*rows, *(order for order in known if order.order_id not in shown))
         return read(self, draft, rows, began, now)
 
