@@ -216,3 +216,9 @@ def test_what_a_change_of_the_view_tells(old: str | None, new: str, names: tuple
 def test_a_fill_is_an_update() -> None:
     """The status is the same, the order is not."""
     assert of_view(order("OPEN", filled_quantity=1), order("OPEN")) == ("order_updated",)
+
+
+def test_an_end_is_told_once() -> None:
+    """A correction of what it says is an update, not a second end."""
+    corrected = order("COMPLETE", average_price=19500.5)
+    assert of_view(order("COMPLETE"), corrected) == ("order_updated",)

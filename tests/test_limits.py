@@ -1,5 +1,7 @@
 """An account's budget: no stretch of time holds more requests than the broker allows."""
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,6 +58,17 @@ def test_more_than_allowed_makes_the_next_wait_longer() -> None:
     for moment in (0.0, 0.2, 0.4, 0.6):
         budget.take(moment)
     assert budget.wait(0.8) == pytest.approx(0.6)
+
+
+def test_who_has_waited_is_not_sent_back_for_a_rounding_error() -> None:
+    """On a mocked clock a wait of 1e-15 s would never end."""
+    rng = Random(1)
+    for _ in range(2000):
+        taken = rng.random() * 10
+        now = taken + rng.random() * 50
+        budget = Budget(Limits(0, 1, 0))
+        budget.take(taken)
+        assert budget.wait(now + budget.wait(now)) == 0.0
 
 
 def test_a_request_that_was_not_made_is_given_back() -> None:
