@@ -1,5 +1,6 @@
 """The HTTP application: doors, errors, and one blueprint a subject."""
 
+from contextlib import suppress
 from http import HTTPStatus
 
 import structlog
@@ -16,6 +17,8 @@ from ticker_actors.web.problems import Problem, overloaded, stopping
 
 MAX_BODY_BYTES = 256 * 1024
 """50 legs are about 25 KB; a body far above that is a mistake or an attack."""
+REST_SECONDS = 0.2
+"""How long a refused request may take to arrive, for its connection to live on."""
 
 _WORDS = {
     HTTPStatus.NOT_FOUND: "There is nothing at {request.path}.",
@@ -62,7 +65,18 @@ def create_app(parts: Parts) -> QuartTrio:
         method, route = ("other", "other") if rule is None else (request.method, rule.rule)
         seconds = trio.current_time() - g.began
         parts.metrics.http.labels(method, route, response.status_code).observe(seconds)
+        if not await arrived():
+            response.headers["Connection"] = "close"
         return doors.allow_origin(request, response)
+
+    async def arrived() -> bool:
+        """Whether the whole request is here. An answer to a part of one ends the connection."""
+        if request.content_length is None and "Transfer-Encoding" not in request.headers:
+            return True
+        with trio.move_on_after(REST_SECONDS), suppress(HTTPException):
+            await request.get_data(as_text=False)
+            return True
+        return False
 
     _answer_errors(app)
     return app
