@@ -402,7 +402,9 @@ async def test_limit_holds_across_a_restart(autojump_clock: MockClock) -> None:
         assert len(world.broker.calls) == 6
 
 
-async def test_too_many_unsent_is_overload(autojump_clock: MockClock) -> None:
+async def test_too_many_unsent_is_overload(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beyond `MOST_UNSENT` waiting orders, those being stored counted, no more are taken."""
     world = World(broker=UnreadableBook())
     answers: list[object] = []
@@ -410,15 +412,15 @@ async def test_too_many_unsent_is_overload(autojump_clock: MockClock) -> None:
     async def client() -> None:
         answers.append(await process.executor.submit_order(ACCOUNT, limit_order()))
 
-    most = executor_module.MOST_UNSENT
+    monkeypatch.setattr(executor_module, "MOST_UNSENT", 70)
     async with world.process() as process, trio.open_nursery() as nursery:
         for _ in range(3):
-            for _ in range(900):
+            for _ in range(30):
                 nursery.start_soon(client)
             await trio.sleep(0.0001)
         await trio.sleep(5)
-    assert sum(isinstance(answer, Accepted) for answer in answers) == most
-    assert answers.count(Overloaded()) == 2700 - most
+    assert sum(isinstance(answer, Accepted) for answer in answers) == 70
+    assert answers.count(Overloaded()) == 20
 
 
 async def test_expired_orders_make_room(autojump_clock: MockClock) -> None:
@@ -915,7 +917,7 @@ async def test_unreadable_book_proves_nothing(autojump_clock: MockClock) -> None
         await trio.sleep(OPENED)
         task = await submit(process)
         world.broker.orders = UnreadableBook().orders  # type: ignore[method-assign]
-        await trio.sleep(3600)
+        await trio.sleep(900)
         assert world.store.tasks[task.task_id].phase is Phase.RESOLVING
 
 
@@ -1312,6 +1314,29 @@ async def test_restart_goes_on_rolling_back(autojump_clock: MockClock) -> None:
         "C": "REJECTED",
     }
     assert data(world.store, "batch_status") == [answer | {"event": "batch_status"}]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_rollback_over_midnight_ends(
+    autojump_clock: MockClock,
+    restart: bool,  # noqa: FBT001
+) -> None:
+    """A leg that is open when its day ends is told as unknown: no book will tell more of it."""
+    world = World(broker=RejectingBroker("B"), clock=TrioClock(EVENING))
+    world.broker.cancel = StubbornBroker(ignored=10_000).cancel  # type: ignore[method-assign]
+    async with world.process() as process:
+        await trio.sleep(50)
+        batch_id = await batched(process, limit_order("A"), limit_order("B"))
+        await trio.sleep(5 if restart else 60)
+    if restart:
+        await trio.sleep(3600)
+        async with world.process():
+            await trio.sleep(5)
+    answer = world.store.batches[batch_id].answer
+    assert answer is not None
+    assert answer["state"] == "rolled_back_with_residual"
+    assert "Order 0 may be at the broker" in answer["error"]
+    assert all(task.finished for task in world.store.tasks.values())
 
 
 async def test_legs_over_midnight_end_the_batch(autojump_clock: MockClock) -> None:

@@ -468,9 +468,7 @@ class Ledger:
     def _end_days(self, draft: Draft, today: date, now: Moment) -> None:
         """The book of a day that is over is gone, and with it what it could have told."""
         for task_id, watch in list(self._watches.items()):
-            task = self.tasks[task_id]
-            days = AMO_DAYS if task.params.get("variety") == "amo" else 0
-            if today > watch.day + timedelta(days=days):
+            if _last_day(self.tasks[task_id], watch.day) < today:
                 self.change(draft, task_id, DayEnded(now.at), now)
         for task_id in [name for queue in self._goals.values() for name in queue]:
             task = self.tasks[task_id]
@@ -479,6 +477,7 @@ class Ledger:
         if today != self._day:
             self._day = today
             self.views.roll(today, self.tasks)
+            draft.touched.update(dict.fromkeys(self.batches))
 
     def _wait(self, operation: str, now: Moment) -> float:
         """Seconds until the broker's limits allow one more request of this kind."""
@@ -582,7 +581,7 @@ class Ledger:
     def _follow_with_cancel(self, draft: Draft, task: OrderTask, now: Moment) -> None:
         """The order of a task that nobody wants any more is known now: cancel it."""
         view = self.views.get(task.order_id)
-        if view is None or view.order.terminal:
+        if view is None or view.order.terminal or self._day_over(task):
             return
         cancel = create(
             task_id=ids.task_id(now.at, self.chance),
@@ -600,7 +599,12 @@ class Ledger:
 
     def _leg(self, task: OrderTask) -> Leg:
         view = self.views.get(task.order_id)
-        return Leg(task, None if view is None else view.order)
+        order = None if view is None else view.order
+        return Leg(task, order, day_over=task.phase is Phase.DONE and self._day_over(task))
+
+    def _day_over(self, task: OrderTask) -> bool:
+        """Whether the book in which the order of a task was is gone."""
+        return _last_day(task, task.trading_day or self._day) < self._day
 
     def _step(self, draft: Draft, batch: Batch, now: Moment) -> None:
         if batch.finished:
@@ -621,6 +625,11 @@ class Ledger:
         if step.batch.finished and step.batch.answer is not None:
             answer: Mapping[str, Any] = step.batch.answer
             draft.endings.append(self.scribe.batch_status(self.account_id, dict(answer), now.at))
+
+
+def _last_day(task: OrderTask, sent: date) -> date:
+    """The last day whose book may show what was sent on a day."""
+    return sent + timedelta(days=AMO_DAYS if task.params.get("variety") == "amo" else 0)
 
 
 def day_end(now: datetime) -> datetime:

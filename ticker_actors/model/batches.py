@@ -88,11 +88,15 @@ class Leg:
 
     task: OrderTask
     order: BrokerOrder | None = None
+    day_over: bool = False
+    """Whether the book of its order's day is gone: what is not known will not be known any more."""
 
     @property
     def outcome(self) -> Outcome:  # noqa: PLR0911  # a table, read top to bottom
         """What is known of it."""
         task, order = self.task, self.order
+        if self.day_over and (order is None or not order.terminal):
+            return Outcome.UNKNOWN
         if order is None or task.phase is not Phase.DONE:
             if task.phase is Phase.PLANNED:
                 return Outcome.PLANNED
@@ -207,7 +211,7 @@ def _finish(batch: Batch, legs: Sequence[Leg], now: datetime) -> Step:
 def _at_rest(batch: Batch, leg: Leg) -> bool:
     """Whether nothing more will come of a leg by itself that the answer depends on."""
     if leg.outcome is Outcome.UNKNOWN:
-        return leg.task.phase is Phase.DEAD
+        return leg.task.phase is Phase.DEAD or leg.day_over
     if batch.state == "rolling_back":
         return leg.outcome in _FINAL
     return leg.outcome in _FINAL or leg.outcome is Outcome.OPEN
