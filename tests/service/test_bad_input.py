@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.client import HTTPResponse
 from typing import Any
 
 import httpx
@@ -282,6 +283,26 @@ def test_too_big_a_body(shared: Service, *, chunked: bool) -> None:
     content = pieces if chunked else b"".join(pieces)
     with new_client(shared.url) as client:
         problem(client.post("/orders", content=content, headers=JSON), 413)
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["late", "never"])
+def test_refused_before_its_body_came(shared: Service, *, late: bool) -> None:
+    """A request refused by its head leaves its connection usable, or says that it ends."""
+    head = b"POST /orders HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 4\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", shared.port), SOON) as connection:
+        connection.sendall(head)
+        if late:
+            connection.sendall(b"true")
+        answer = HTTPResponse(connection)
+        answer.begin()
+        answer.read()
+        assert (answer.status, answer.will_close) == (415, not late)
+        if late:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        else:
+            assert connection.recv(1000) == b""
+        answer.close()
 
 
 def test_broken_http(shared: Service) -> None:
