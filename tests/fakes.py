@@ -534,10 +534,25 @@ class Line:
         await self._hang_if_dead()
         return await self.broker.orders()
 
-    async def updates(self) -> AsyncIterator[FeedItem]:  # one long call
-        async for item in self.broker.updates():
-            await self._hang_if_dead()
-            yield item
+    def updates(self) -> AsyncIterable[FeedItem]:
+        return LineFeed(self)
+
+
+class LineFeed:
+    """The feed as a process hears it. No generator: a killed process would leave one open."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._items = aiter(line.broker.updates())
+
+    def __aiter__(self) -> AsyncIterator[FeedItem]:
+        return self
+
+    async def __anext__(self) -> FeedItem:
+        item = await anext(self._items)
+        if not self._line.alive:
+            await trio.sleep_forever()
+        return item
 
 
 class Process:
