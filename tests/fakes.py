@@ -186,9 +186,7 @@ class Connection:
             orders=tuple(
                 view
                 for view in store.orders.values()
-                if view.trading_day == day
-                or not view.order.terminal
-                or store.tasks[view.task_id].batch_id in unfinished
+                if view.trading_day == day or store.tasks[view.task_id].batch_id in unfinished
             ),
             attempts=tuple(
                 _stored(attempt)

@@ -139,7 +139,7 @@ def test_limit_order_rests_until_its_price() -> None:
     assert (desk.row(order_id).status, desk.row(order_id).average_price) == ("COMPLETE", 1.0)
 
 
-@pytest.mark.parametrize(("side", "limit"), [("SELL", 1.0), ("BUY", 500.0)])
+@pytest.mark.parametrize("side, limit", [("SELL", 1.0), ("BUY", 500.0)])
 def test_limit_beyond_the_market_trades_better(side: str, limit: float) -> None:
     """A marketable LIMIT order gets the market's price, which is better than its own."""
     desk = Desk()

@@ -76,7 +76,7 @@ def test_only_the_last_day_is_loaded(file: PaperFile) -> None:
     assert file.load() == ((ORDER,), ())
     file.prune(date(2025, 11, 20))
     file.commit(Unsaved(orders=(), positions=(), updates=()))
-    with closing(sqlite3.connect(file._path)) as outside:  # noqa: SLF001 - looks from outside
+    with closing(sqlite3.connect(file._path)) as outside:
         assert outside.execute("SELECT order_id FROM orders").fetchall() == [(ORDER.order_id,)]
 
 
@@ -90,7 +90,7 @@ def test_outsiders_can_read(file: PaperFile, path: Path) -> None:
 
 def test_commits_are_durable(file: PaperFile) -> None:
     """The file syncs at every commit, in WAL mode."""
-    connection = file._connection  # noqa: SLF001 - settings of this connection only it can tell
+    connection = file._connection
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
@@ -124,7 +124,7 @@ def test_second_process_is_refused(file: PaperFile, path: Path) -> None:
     """Another process gets the same sentence."""
     assert file.load() == ((), ())
     code = f"from ticker_actors.exchange.file import *; PaperFile(Path({str(path)!r}))"
-    other = subprocess.run(  # noqa: S603 - our own code
+    other = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
     )
     assert other.returncode == 1

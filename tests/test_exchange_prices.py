@@ -14,7 +14,7 @@ PINNED = [30_000, 30_000, 29_998, 29_999, 30_001, 30_002, 30_003, 30_001]
 
 
 @pytest.mark.parametrize(
-    ("symbol", "rupees"),
+    "symbol, rupees",
     [("NIFTY25NOVFUT", 19_500.25), ("BANKNIFTY25NOVFUT", 45_500.0), ("INFY", 1_500.0)],
 )
 def test_known_symbols_start_near_the_document(symbol: str, rupees: float) -> None:

@@ -396,7 +396,7 @@ async def test_answered_orders_survive_kill_9(path: Path, clock: HandClock, answ
 
 def answers_before_kill(path: Path, count: int) -> list[str]:
     """Start a process that places orders, kill it after some answers: all its answers."""
-    with subprocess.Popen(  # noqa: S603 - our own code
+    with subprocess.Popen(
         [sys.executable, "-c", VICTIM, str(path)], stdout=subprocess.PIPE, text=True
     ) as victim:
         assert victim.stdout is not None

@@ -57,8 +57,8 @@ class Metrics:
         )
         self.stage = Histogram(
             "ticker_stage_seconds",
-            "Seconds of one stage: commit (waiting included), broker call, order book read, "
-            "submit to sent, submit to answered",
+            "Seconds of one stage: a commit (waiting included), a broker call, a read of the order "
+            "book, a task from submission to its first send and to its end",
             ["stage"],
             buckets=_FAST,
             registry=registry,

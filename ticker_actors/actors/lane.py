@@ -209,6 +209,8 @@ class Lane:
         for task in draft.ended:
             reason = "" if task.reason is None else str(task.reason)
             self._metrics.tasks.labels(task.operation, task.status, reason).inc()
+            seconds = (task.updated_at - task.created_at).total_seconds()
+            self._metrics.stage.labels(f"submit to finished {task.operation}").observe(seconds)
             _log.info(
                 "task finished",
                 account_id=self.account_id,
@@ -243,21 +245,28 @@ class Lane:
 
     async def _call(self, task: OrderTask) -> None:
         """One request to the broker. Nothing is awaited between the last check and the call."""
-        stop = self.ledger.must_not_send(task, self.now())
-        began = trio.current_time()
+        began = self.now()
+        stop = self.ledger.must_not_send(task, began)
         if stop is not None:
             outcome: PlaceOutcome | ChangeOutcome = NotSent(stop, spent=False)
         else:
             outcome = await self._request(task)
-        seconds = trio.current_time() - began
-        self._metrics.stage.labels(f"broker {task.operation}").observe(seconds)
-        name = type(outcome).__name__.lower()
-        self._metrics.broker_calls.labels(self.account_id, task.operation, name).inc()
+            self._measure(task, outcome, began)
         draft, now = Draft(), self.now()
         again = now.at + timedelta(seconds=self._backoff(task, outcome))
         self.ledger.answer(draft, task.task_id, outcome, again, now)
         self._unknown_reads = 0
         await self.carry_out(draft)
+
+    def _measure(
+        self, task: OrderTask, outcome: PlaceOutcome | ChangeOutcome, began: Moment
+    ) -> None:
+        stage, name = self._metrics.stage.labels, type(outcome).__name__.lower()
+        stage(f"broker {task.operation}").observe(trio.current_time() - began.mono)
+        if task.sends == 1:
+            waited = (began.at - task.created_at).total_seconds()
+            stage(f"submit to sent {task.operation}").observe(waited)
+        self._metrics.broker_calls.labels(self.account_id, task.operation, name).inc()
 
     def _request(self, task: OrderTask) -> Awaitable[PlaceOutcome | ChangeOutcome]:
         match task.operation:

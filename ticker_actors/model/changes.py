@@ -117,7 +117,7 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     """Unfinished ones, and every leg of an unfinished batch; oldest first."""
     batches: tuple[Batch, ...]
     orders: tuple[OrderView, ...]
-    """Of today, of any day while they may still change, and of an unfinished batch's legs."""
+    """Of today, and of any day those of an unfinished batch's legs."""
     attempts: tuple[Attempt, ...]
     """Sends of the last 24 hours: the broker has not forgotten them."""
 

@@ -562,9 +562,8 @@ def _recover(
     orders = tuple(
         rows.to_order(row)
         for row in connection.execute(
-            "SELECT * FROM broker_orders WHERE account_id = ?1 AND (trading_day = ?2 OR "
-            "status NOT IN ('COMPLETE', 'CANCELLED', 'REJECTED') OR task_id IN (SELECT task_id "
-            "FROM order_tasks WHERE batch_id IN (SELECT batch_id FROM batches "
+            "SELECT * FROM broker_orders WHERE account_id = ?1 AND (trading_day = ?2 OR task_id IN "
+            "(SELECT task_id FROM order_tasks WHERE batch_id IN (SELECT batch_id FROM batches "
             "WHERE account_id = ?1 AND completed_at IS NULL))) ORDER BY rowid",
             (account_id, trading_day(now).isoformat()),
         )

@@ -14,7 +14,7 @@ from ticker_actors.web import decoding
 from ticker_actors.web.decoding import AccountId
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.problems import not_found
-from ticker_actors.web.tasks import as_json, client_key, refusal
+from ticker_actors.web.tasks import REPLAYED, as_json, client_key, refusal
 
 
 class BatchBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,7 +47,8 @@ def blueprint(parts: Parts) -> Blueprint:
         answer = await parts.within(parts.settings.batch_answer_seconds, finished)
         answer = answer or await current(batch_id) or submitted.answer
         status = HTTPStatus.OK if answer["completed_at"] is not None else HTTPStatus.ACCEPTED
-        return as_json(answer, status, {"Location": f"/advanced/batch-orders/{batch_id}"})
+        location = {"Location": f"/advanced/batch-orders/{batch_id}"}
+        return as_json(answer, status, {**location, **REPLAYED[submitted.replayed]})
 
     @routes.get("/advanced/batch-orders/<batch_id>")
     async def batch(batch_id: str) -> Response:

@@ -60,7 +60,9 @@ class Doors:
         origin = request.headers.get("Origin", "")
         if origin.lower() in self._origins:
             response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Access-Control-Expose-Headers"] = "Location, Retry-After"
+            response.headers["Access-Control-Expose-Headers"] = (
+                "Location, Retry-After, Idempotency-Replayed"
+            )
             response.headers.add("Vary", "Origin")
         return response
 

@@ -34,6 +34,10 @@ MOST_TASKS = 500
 """On one page."""
 
 
+REPLAYED = {True: {"Idempotency-Replayed": "true"}, False: {}}
+"""Tells a client that its key was known: this is the answer to its first request."""
+
+
 class OrderBody(PlaceOrder, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The body of `POST /orders`: one order, and whose."""
 
@@ -66,7 +70,8 @@ def blueprint(parts: Parts) -> Blueprint:
             done = await parts.within(seconds, parts.executor.finished_task(task.task_id))
             task = done or await parts.tables.task(task.task_id) or task
         status = HTTPStatus.OK if seconds and task.finished else HTTPStatus.ACCEPTED
-        return as_json(task_json(task), status, {"Location": f"/tasks/{task.task_id}"})
+        headers = {"Location": f"/tasks/{task.task_id}", **REPLAYED[submitted.replayed]}
+        return as_json(task_json(task), status, headers)
 
     @routes.post("/orders")
     async def place() -> Response:
