@@ -198,6 +198,9 @@ class Connection:
     async def task(self, task_id: str) -> OrderTask | None:
         return await self._read(lambda: self.store.tasks.get(task_id))
 
+    async def key(self, key: str) -> Key | None:
+        return await self._read(lambda: self.store.keys.get(key))
+
     async def task_by_intent(self, intent: str) -> OrderTask | None:
         return await self._read(lambda: self.store.by_intent(intent))
 

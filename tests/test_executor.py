@@ -207,6 +207,26 @@ async def test_same_key_and_body_is_the_same_task(autojump_clock: MockClock) -> 
     assert len(world.broker.sent()) == 1
 
 
+async def test_key_of_a_cancel_is_known_on_a_later_day(autojump_clock: MockClock) -> None:
+    """A repeated cancel gets its first answer, also when its order is in no view any more."""
+    world = World(broker=FakeBroker(), clock=TrioClock(EVENING))
+    key = ClientKey("k", "hash")
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        placed = await finished(process, await submit(process))
+        assert placed.order_id is not None
+        first = await process.executor.cancel_order(ACCOUNT, placed.order_id, key)
+        assert isinstance(first, Accepted)
+        await trio.sleep(1)
+        world.broker.book.clear()  # a new day's book
+        await trio.sleep(120)
+        again = await process.executor.cancel_order(ACCOUNT, placed.order_id, key)
+        assert isinstance(again, Accepted)
+        assert again.replayed
+        assert again.task.task_id == first.task.task_id
+        assert await process.executor.cancel_order(ACCOUNT, placed.order_id) == NotFound()
+
+
 async def test_same_key_and_other_body_is_a_conflict(autojump_clock: MockClock) -> None:
     """A key that was used for something else stores nothing."""
     world = World(broker=FakeBroker())

@@ -3,13 +3,14 @@
 import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from ticker_actors.log import LogFormat, LogLevel
 from ticker_actors.model.limits import Limits
+from ticker_actors.model.validation import complaint, hints
 
 _Count = Annotated[int, Meta(ge=0)]
 _Positive = Annotated[int, Meta(ge=1)]
@@ -96,27 +97,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 def load(environment: Mapping[str, str]) -> Settings:
     """The settings of an environment. An empty variable counts as not set."""
-    hints = get_type_hints(Settings)
-    given = {
-        name: _split(text) if hints[name] == tuple[str, ...] else text
-        for name in Settings.__struct_fields__
-        if (text := environment.get(name.upper(), "").strip())
-    }
-    for name, value in given.items():
+    kinds = hints(Settings)
+    given: dict[str, object] = {}
+    for name, kind in kinds.items():
+        text = environment.get(name.upper(), "").strip()
+        if not text:
+            continue
+        value = _split(text) if kind == tuple[str, ...] else text
+        if name in _WORDS:
+            value = text.lower()
         try:
-            # Text from the environment is the one place where "5" means 5.
-            msgspec.convert(
-                value, get_type_hints(Settings, include_extras=True)[name], strict=False
-            )
+            # Text is all that an environment can hold, so here "5" means 5.
+            given[name] = msgspec.convert(value, kind, strict=False)
         except msgspec.ValidationError as error:
-            shown = "" if name in _SECRET else f" (it is {environment[name.upper()]!r})"
-            message = f"Setting {name.upper()} is wrong: {error}{shown}."
-            raise SettingsError(message) from None
-    settings = msgspec.convert(given, Settings, strict=False)
+            shown = "" if name in _SECRET else f" (it is {text!r})"
+            raise SettingsError(
+                f"Setting {name.upper()} {complaint(error, kind)}{shown}."
+            ) from None
+    settings = msgspec.convert(given, Settings)
     _check(settings)
     return settings
 
 
+_WORDS = frozenset({"broker", "log_level", "log_format"})
+"""Settings in which capitals mean nothing."""
 _SECRET = frozenset({"api_key", "database_url"})
 
 

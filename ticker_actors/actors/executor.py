@@ -375,7 +375,7 @@ class ExecutorActor:
             return Denied(*denial)
         known = lane.ledger.views.get(request.order_id)
         if known is None:
-            return NotFound()
+            return await self._replay(request) or NotFound()
         now = lane.now()
         params: dict[str, Any] = {
             "order_id": request.order_id,
@@ -464,6 +464,13 @@ class ExecutorActor:
         lane.ledger.adopt_batch(draft, batch, legs, lane.now())
         await lane.carry_out(draft)
         return AcceptedBatch(batch_id, saga.answer(batch, [saga.Leg(leg) for leg in legs]))
+
+    async def _replay(self, request: ModifyOrder | CancelOrder) -> Submitted | None:
+        """The answer under a key of an earlier day, whose order is no longer in view."""
+        key = None if request.key is None else await self._reads.key(request.key.key)
+        if key is None:
+            return None
+        return await self._not_written(KeyTaken(key), request.key, request.account_id)
 
     async def _not_written(
         self, answer: KeyTaken | str, key: ClientKey | None, account_id: str

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from ticker_actors.model.batches import Batch
-from ticker_actors.model.changes import Recovered
+from ticker_actors.model.changes import Key, Recovered
 from ticker_actors.model.orders import OrderChanges, OrderView, PlaceOrder
 from ticker_actors.model.outcomes import (
     ChangeOutcome,
@@ -65,6 +65,10 @@ class Reads(Protocol):
 
     async def task_by_intent(self, intent: str) -> OrderTask | None:
         """The task whose orders carry this intent in their tag, or None."""
+        ...
+
+    async def key(self, key: str) -> Key | None:
+        """An idempotency key, and what was made under it, or None."""
         ...
 
     async def order(self, account_id: str, order_id: str) -> OrderView | None:

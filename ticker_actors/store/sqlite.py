@@ -285,6 +285,11 @@ class SqliteStore:
         found = await self._all(OrderTask, "SELECT * FROM order_tasks WHERE task_id = ?", task_id)
         return found[0] if found else None
 
+    async def key(self, key: str) -> Key | None:
+        """An idempotency key, and what was made under it, or None."""
+        found = await self._all(Key, "SELECT * FROM idempotency_keys WHERE key = ?", key)
+        return found[0] if found else None
+
     async def task_by_intent(self, intent: str) -> OrderTask | None:
         """The task whose orders carry this intent in their tag, or None."""
         found = await self._all(OrderTask, "SELECT * FROM order_tasks WHERE intent = ?", intent)

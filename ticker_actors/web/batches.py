@@ -31,7 +31,7 @@ def blueprint(parts: Parts) -> Blueprint:
 
     @routes.post("/advanced/batch-orders")
     async def submit() -> Response:
-        decoding.query(decoding.Nothing)
+        wait = decoding.query(decoding.BatchWait).wait
         key = decoding.idempotency_key()
         body, sent = await decoding.body(BatchBody)
         submitted = await parts.executor.submit_batch(
@@ -44,7 +44,8 @@ def blueprint(parts: Parts) -> Blueprint:
             raise refusal(submitted)
         batch_id = submitted.batch_id
         finished = parts.executor.finished_batch(batch_id)
-        answer = await parts.within(parts.settings.batch_answer_seconds, finished)
+        most = parts.settings.batch_answer_seconds
+        answer = await parts.within(most if wait is None else min(wait, most), finished)
         answer = answer or await current(batch_id) or submitted.answer
         status = HTTPStatus.OK if answer["completed_at"] is not None else HTTPStatus.ACCEPTED
         location = {"Location": f"/advanced/batch-orders/{batch_id}"}
