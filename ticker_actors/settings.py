@@ -119,7 +119,7 @@ def load(environment: Mapping[str, str]) -> Settings:
     return settings
 
 
-_WORDS = frozenset({"broker", "log_level", "log_format"})
+_WORDS = frozenset({"log_level", "log_format"})
 """Settings in which capitals mean nothing."""
 _SECRET = frozenset({"api_key", "database_url"})
 
