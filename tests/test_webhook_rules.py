@@ -1,5 +1,6 @@
 """What an answer means, when a delivery is tried again, and what a URL may be."""
 
+import sys
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -99,7 +100,15 @@ def test_retry_after_is_a_lower_bound() -> None:
         ("Thu, 20 Nov 2025 06:31:00 GMT", 60),
         ("Thu, 20 Nov 2025 06:29:00 GMT", 0),
         ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400),
+        ("Thu, 01 Jan 2026 00:00:00 GMT", 86_400),
+        ("Thu, 20 Nov 2025 06:30:07 GMT ", 7),
+        ("Thu, 20 Nov 2025 07:30:00 GMT", 3600),
         ("Thu, 99 Nov 2025 06:31:00 GMT", 0),
+        ("Thu, 20 Nov 2025 24:31:00 GMT", 0),
+        ("Thu, 20 Nox 2025 06:31:00 GMT", 0),
+        ("Thu, 20 Nov 0000 06:31:00 GMT", 0),
+        ("Thu, ٢٠ Nov 2025 06:31:00 GMT", 0),
+        ("Thu, 20 Nov 2025 06:31:00 GMT, and so on", 0),
         ("Thu, 20 Nov 99999999999999999999 06:31:00 GMT", 0),
         ("Thu, 20 Nov 2025 06:31:00 +99999999999999999999", 0),
     ],
@@ -107,6 +116,20 @@ def test_retry_after_is_a_lower_bound() -> None:
 def test_retry_after_is_read_in_both_its_forms(header: str | None, seconds: int) -> None:
     """Seconds and dates count, within a day; nonsense counts as nothing."""
     assert retry_after(header, NOW) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("month", range(1, 13))
+def test_every_month_is_known(month: int) -> None:
+    """A date in any month is read as the day it is."""
+    date = datetime(2025, month, 17, 6, 30, 30, tzinfo=UTC)
+    header = format_datetime(date, usegmt=True)
+    assert retry_after(header, date - timedelta(seconds=9)) == timedelta(seconds=9)
+
+
+def test_a_date_is_read_without_opening_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No module is imported for a date: there may be no file left to open it with."""
+    monkeypatch.setitem(sys.modules, "_strptime", None)
+    assert retry_after("Thu, 20 Nov 2025 06:31:00 GMT", NOW) == timedelta(seconds=60)
 
 
 @given(st.text())
