@@ -6,10 +6,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+import structlog
 import trio
 
 from ticker_actors import log
 from ticker_actors.exchange.file import PaperFileUnusable
+from ticker_actors.mailbox import Stopped
 from ticker_actors.service import Address, StartError, serve
 from ticker_actors.settings import Settings, SettingsError, load
 from ticker_actors.store.sqlite import StoreError
@@ -62,6 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trio.run(_serve, settings, strict_exception_groups=True)
     except* (StartError, StoreError, PaperFileUnusable) as group:
         complaint = str(next(_leaves(group)))
+    except* Exception as group:  # noqa: BLE001  # the last place that can say what happened
+        leaf = _cause(group)
+        structlog.get_logger(__name__).critical(
+            "crashed", error=f"{type(leaf).__name__}: {leaf}", exc_info=group
+        )
+        complaint = "a bug or a failing disk stopped it; start it again, and it recovers"
     return _complain(complaint, 1) if complaint else 0
 
 
@@ -89,6 +97,12 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
             yield from _leaves(error)
         else:
             yield error
+
+
+def _cause(group: BaseExceptionGroup[Exception]) -> BaseException:
+    """The error that began it; that others found an actor stopped is its consequence."""
+    leaves = list(_leaves(group))
+    return next((leaf for leaf in leaves if not isinstance(leaf, Stopped)), leaves[0])
 
 
 def _complain(message: str, code: int) -> int:

@@ -11,7 +11,10 @@ from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
+import structlog
 import trio
+
+_log = structlog.get_logger(__name__)
 
 A = TypeVar("A")
 M = TypeVar("M")
@@ -181,3 +184,5 @@ async def running(actor: ActorT, *, drain: float) -> AsyncGenerator[ActorT, None
             scope.deadline = trio.current_time() + drain
             with trio.CancelScope(shield=True):
                 await stopped.wait()
+            if scope.cancelled_caught:
+                _log.error("actor cut short", actor=type(actor).__name__, drain_seconds=drain)

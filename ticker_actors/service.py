@@ -16,6 +16,7 @@ from functools import partial
 
 import structlog
 import trio
+from quart_trio import QuartTrio
 
 from ticker_actors.actors.executor import ExecutorActor
 from ticker_actors.actors.persistence import PersistenceActor, Wakeup
@@ -41,6 +42,8 @@ WEBHOOK_DRAIN_SECONDS = 6.0
 """A delivery in flight has 5 s."""
 QUICK_DRAIN_SECONDS = 3.0
 """For actors that only work on what is already here."""
+LAST_WORDS_SECONDS = 4.0
+"""For the server to end by itself when the service crashes."""
 LAG_PROBE_SECONDS = 0.1
 
 _log = structlog.get_logger(__name__)
@@ -137,12 +140,13 @@ async def serve(
                 stopping=stopping,
                 mailboxes=lambda: dict(depths(actors)),
                 loop_lag=lag.seconds,
+                commit_age=persistence.stalled_seconds,
             )
         )
         nursery.start_soon(lag.watch)
         nursery.start_soon(stop_on_signal, stopping)
         async with trio.open_nursery() as server:
-            await server.start(partial(serve_app, app, listeners, stopping=stopping))
+            await server.start(partial(serve_to_the_end, app, listeners, stopping))
             _, port, *_ = listeners[0].socket.getsockname()
             task_status.started(Address(settings.host, port))
         # The server has ended; leaving the block drains the actors, the last one first.
@@ -180,6 +184,29 @@ async def opened(
         seed=str(settings.paper_seed),
     ) as broker:
         yield {PRIMARY: broker}
+
+
+async def serve_to_the_end(
+    app: QuartTrio,
+    listeners: list[trio.SocketListener],
+    stopping: trio.Event,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `stopping`; in a crash too, who waits is still told what is known."""
+    last_words = trio.CancelScope(shield=True)
+
+    async def end_when_cancelled() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            stopping.set()
+            last_words.deadline = trio.current_time() + LAST_WORDS_SECONDS
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_when_cancelled)
+        with last_words:
+            await serve_app(app, listeners, stopping=stopping, task_status=task_status)
+        nursery.cancel_scope.cancel()
 
 
 async def stop_on_signal(stopping: trio.Event) -> None:

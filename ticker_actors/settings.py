@@ -1,6 +1,7 @@
 """The environment, decoded once into one frozen object. A wrong value stops the start."""
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -145,9 +146,25 @@ def _check(settings: Settings) -> None:
         raise SettingsError("Setting DATABASE_URL must name a file: sqlite:///file.db.")
     if settings.paper_path.resolve() == settings.database_file.resolve():
         raise SettingsError("Setting PAPER_FILE must not name the file of DATABASE_URL.")
-    if settings.api_key is not None and len(settings.api_key) < MIN_KEY_LENGTH:
-        message = f"Setting API_KEY is too short: at least {MIN_KEY_LENGTH} characters."
-        raise SettingsError(message)
+    _check_doors(settings)
+
+
+def _check_doors(settings: Settings) -> None:
+    """Keys, names and origins that could never match are mistakes."""
+    if settings.api_key is not None and not _KEY.fullmatch(settings.api_key):
+        raise SettingsError(
+            f"Setting API_KEY must be at least {MIN_KEY_LENGTH} printable ASCII characters "
+            "without spaces."
+        )
+    for host in settings.allowed_hosts:
+        if not _HOST.fullmatch(host):
+            raise SettingsError(f"Setting ALLOWED_HOSTS takes names without a port, not {host!r}.")
+    for origin in settings.allowed_origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise SettingsError(
+                f"Setting ALLOWED_ORIGINS takes origins like https://desk.example.com, "
+                f"not {origin!r}."
+            )
     if not settings.loopback and settings.api_key is None and not settings.allow_no_key:
         message = (
             f"HOST={settings.host} can be reached from other machines, so API_KEY must be set "
@@ -158,3 +175,6 @@ def _check(settings: Settings) -> None:
 
 MIN_KEY_LENGTH = 16
 """Characters; a shorter key can be guessed."""
+_KEY = re.compile(rf"[!-~]{{{MIN_KEY_LENGTH},}}")
+_HOST = re.compile(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+_ORIGIN = re.compile(r"https?://[^/\s@?#]+")

@@ -6,9 +6,10 @@ mailbox of their own: no flood of orders can stand before them.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -18,7 +19,7 @@ from ticker_actors.actors.ledger import Ledger, day_end
 from ticker_actors.actors.persistence import PersistenceActor
 from ticker_actors.actors.ports import Broker, Clock, Reads
 from ticker_actors.actors.stream_hub import StreamHub
-from ticker_actors.mailbox import Mailbox, Reply, Request
+from ticker_actors.mailbox import Mailbox, Reply, Request, Stopped
 from ticker_actors.metrics import Metrics
 from ticker_actors.model import batches as saga
 from ticker_actors.model import ids, risk
@@ -28,8 +29,12 @@ from ticker_actors.model.limits import Limits
 from ticker_actors.model.orders import OrderChanges, OrderView, PlaceOrder
 from ticker_actors.model.tasks import OrderTask, Phase, create
 
+A = TypeVar("A")
+
 MAILBOX_SIZE = 1000
 """Requests that may wait; beyond that a client is told to come back (503)."""
+ANSWER_SECONDS = 10.0
+"""A request whose change is not durable by then is told to ask again: most clients wait longer."""
 MOST_UNSENT = 2000
 """Orders an account may have waiting to be sent: at 8 a second, four minutes' worth."""
 
@@ -71,12 +76,20 @@ class Overloaded:
 
 
 @dataclass(frozen=True, slots=True)
+class Unanswered:
+    """No answer came in time, so it is not known yet whether it is stored: ask, do not repeat."""
+
+    name: str
+    """The task's or the batch's id, should it exist."""
+
+
+@dataclass(frozen=True, slots=True)
 class NotFound:
     """There is no such order, task or batch."""
 
 
-Submitted = Accepted | Denied | KeyConflict | Overloaded | NotFound
-SubmittedBatch = AcceptedBatch | Denied | KeyConflict | Overloaded
+Submitted = Accepted | Denied | KeyConflict | Overloaded | NotFound | Unanswered
+SubmittedBatch = AcceptedBatch | Denied | KeyConflict | Overloaded | Unanswered
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +104,7 @@ class ClientKey:
 class SubmitOrder(Request[Submitted]):
     """Place this order."""
 
+    task_id: str
     account_id: str
     order: PlaceOrder
     key: ClientKey | None = None
@@ -100,6 +114,7 @@ class SubmitOrder(Request[Submitted]):
 class ModifyOrder(Request[Submitted]):
     """Give an order these values."""
 
+    task_id: str
     account_id: str
     order_id: str
     changes: OrderChanges
@@ -110,6 +125,7 @@ class ModifyOrder(Request[Submitted]):
 class CancelOrder(Request[Submitted]):
     """Cancel an order."""
 
+    task_id: str
     account_id: str
     order_id: str
     key: ClientKey | None = None
@@ -126,6 +142,7 @@ class CancelTask(Request[Submitted]):
 class SubmitBatch(Request[SubmittedBatch]):
     """Place these orders, one after the other."""
 
+    batch_id: str
     account_id: str
     orders: tuple[PlaceOrder, ...]
     rollback_on_failure: bool
@@ -239,23 +256,29 @@ class ExecutorActor:
         self, account_id: str, order: PlaceOrder, key: ClientKey | None = None
     ) -> Submitted:
         """Store an order to be placed. Raises `Busy` when too many requests wait."""
-        return await self._ordinary.ask_nowait(SubmitOrder(account_id, order, key))
+        task_id = self._new_task_id()
+        request = SubmitOrder(task_id, account_id, order, key)
+        return await _answered(task_id, self._ordinary.ask_nowait(request))
 
     async def modify_order(
         self, account_id: str, order_id: str, changes: OrderChanges, key: ClientKey | None = None
     ) -> Submitted:
         """Store a modification. Raises `Busy`."""
-        return await self._ordinary.ask_nowait(ModifyOrder(account_id, order_id, changes, key))
+        task_id = self._new_task_id()
+        request = ModifyOrder(task_id, account_id, order_id, changes, key)
+        return await _answered(task_id, self._ordinary.ask_nowait(request))
 
     async def cancel_order(
         self, account_id: str, order_id: str, key: ClientKey | None = None
     ) -> Submitted:
         """Store a cancel. Raises `Busy`."""
-        return await self._urgent.ask_nowait(CancelOrder(account_id, order_id, key))
+        task_id = self._new_task_id()
+        request = CancelOrder(task_id, account_id, order_id, key)
+        return await _answered(task_id, self._urgent.ask_nowait(request))
 
     async def cancel_task(self, task_id: str) -> Submitted:
         """Keep a task from being sent, or have its order cancelled. Raises `Busy`."""
-        return await self._urgent.ask_nowait(CancelTask(task_id))
+        return await _answered(task_id, self._urgent.ask_nowait(CancelTask(task_id)))
 
     async def submit_batch(
         self,
@@ -266,8 +289,9 @@ class ExecutorActor:
         key: ClientKey | None = None,
     ) -> SubmittedBatch:
         """Store a batch and all its legs. Raises `Busy`."""
-        request = SubmitBatch(account_id, orders, rollback_on_failure, key)
-        return await self._ordinary.ask_nowait(request)
+        batch_id = ids.uuid(self._chance)
+        request = SubmitBatch(batch_id, account_id, orders, rollback_on_failure, key)
+        return await _answered(batch_id, self._ordinary.ask_nowait(request))
 
     async def finished_task(self, task_id: str) -> OrderTask | None:
         """Wait until a task under way has finished; None when it is not under way."""
@@ -288,6 +312,9 @@ class ExecutorActor:
     async def lanes(self) -> tuple[LaneState, ...]:
         """How every account stands."""
         return await self._ordinary.ask(GetLanes())
+
+    def _new_task_id(self) -> str:
+        return ids.task_id(self._clock.now(), self._chance)
 
     # The actor
 
@@ -347,7 +374,7 @@ class ExecutorActor:
             return Denied(*denial)
         now = lane.now()
         task = create(
-            task_id=ids.task_id(now.at, self._chance),
+            task_id=request.task_id,
             intent=ids.intent(self._chance),
             key=None if request.key is None else request.key.key,
             operation="place_order",
@@ -384,7 +411,7 @@ class ExecutorActor:
         if changes is not None:
             params["changes"] = changes.named()
         task = create(
-            task_id=ids.task_id(now.at, self._chance),
+            task_id=request.task_id,
             intent=ids.intent(self._chance),
             key=None if request.key is None else request.key.key,
             operation="cancel_order" if changes is None else "modify_order",
@@ -428,7 +455,7 @@ class ExecutorActor:
                 self._metrics.denied.labels(request.account_id).inc()
                 return Denied(*denial, leg=number)
         now = lane.now()
-        batch_id = ids.uuid(self._chance)
+        batch_id = request.batch_id
         legs = [
             create(
                 task_id=ids.task_id(now.at, self._chance),
@@ -497,6 +524,13 @@ class ExecutorActor:
                 batch = await self._reads.batch(batch_id)
                 known = None if batch is None else batch.answer
         return AcceptedBatch(batch_id, known, replayed=True)
+
+
+async def _answered(name: str, answer: Awaitable[A]) -> A | Unanswered:
+    """The answer, or word that none came: the change may be stored all the same."""
+    with trio.move_on_after(ANSWER_SECONDS), suppress(Stopped):
+        return await answer
+    return Unanswered(name)
 
 
 def _params(order: PlaceOrder) -> dict[str, Any]:

@@ -74,11 +74,16 @@ class PersistenceActor:
         self._clock = clock
         self._metrics = metrics
         self._mailbox = Mailbox[Commit](MAILBOX_SIZE)
+        self._began: float | None = None
 
     @property
     def mailboxes(self) -> tuple[Mailbox[Commit], ...]:
         """Its one mailbox."""
         return (self._mailbox,)
+
+    def stalled_seconds(self) -> float:
+        """How long the transaction under way has been waited for; 0.0 when there is none."""
+        return 0.0 if self._began is None else trio.current_time() - self._began
 
     async def commit(self, change: Change) -> CommitAnswer:
         """Write a change, waiting for room. Changes commit in the order of these calls."""
@@ -97,11 +102,11 @@ class PersistenceActor:
                 await self._commit(group)
 
     async def _commit(self, group: list[tuple[Commit, Reply[CommitAnswer]]]) -> None:
-        began = trio.current_time()
+        began = self._began = trio.current_time()
         answers = await self._store.commit(
             [message.change for message, _ in group], self._clock.now()
         )
-        ended = trio.current_time()
+        ended, self._began = trio.current_time(), None
         self._metrics.commit_changes.observe(len(group))
         self._metrics.commit_seconds.observe(ended - began)
         events: list[Event] = []

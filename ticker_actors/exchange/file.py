@@ -44,6 +44,10 @@ CREATE TABLE positions (
 """
 
 
+LOCK_SECONDS = 30.0
+"""How long a commit waits for somebody's shell that has locked the file; then it fails."""
+
+
 class PaperFileUnusable(Exception):
     """The file cannot be opened or is no paper exchange's; the message says so in one sentence."""
 
@@ -62,7 +66,11 @@ class PaperFile:
             self._lock = undo.enter_context(_locked(self._path))
             # No thread of its own: the callers' threads take turns.
             self._connection = undo.enter_context(
-                closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False))
+                closing(
+                    sqlite3.connect(
+                        path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
+                    )
+                )
             )
             _prepare(self._connection, self._path)
             self._closing = undo.pop_all()

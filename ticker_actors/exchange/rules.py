@@ -34,6 +34,7 @@ BELOW_FILLED = Refused(
 )
 
 _T = TypeVar("_T")
+_NOT_SIMULATED = ("co", "auction")
 _LIMITED = ("LIMIT", "SL")
 _STOPS = ("SL", "SL-M")
 
@@ -41,7 +42,10 @@ _STOPS = ("SL", "SL-M")
 def placed(
     request: PlaceOrder, *, order_id: str, tag: str, day: date, now: datetime
 ) -> PaperOrder | Refused:
-    """The first version of an order."""
+    """The first version of an order. `amo` trades at once and `iceberg` in one piece."""
+    if request.variety in _NOT_SIMULATED:
+        text = f"The paper exchange does not simulate orders of variety {request.variety}."
+        return Refused("InputException", text)
     prices = _prices(request.order_type, request.price, request.trigger_price)
     if isinstance(prices, Refused):
         return prices

@@ -44,7 +44,7 @@ from ticker_actors.store import rows
 
 T = TypeVar("T")
 
-BUSY_SECONDS = 5.0
+BUSY_SECONDS = 1.0
 """How long to wait for somebody else's lock (a backup, a shell) before saying so and going on."""
 READERS = 4
 """Connections for reading; each is a thread at work, and the machine has few cores."""
@@ -97,6 +97,10 @@ _INSERT_DELIVERY = rows.insert(
         "updated_at",
     ),
 )
+_GIVE_UP_DELIVERIES = (
+    "UPDATE webhook_deliveries SET state = 'failed', next_at = NULL, updated_at = ? "
+    "WHERE webhook_id = ? AND state = 'pending'"
+)
 _INSERT_ATTEMPT_RESULT = (
     "INSERT OR REPLACE INTO webhook_attempts "
     "(delivery_id, attempt, started_at, seconds, status_code, error) VALUES (?, ?, ?, ?, ?, ?)"
@@ -106,14 +110,18 @@ _INSERT_ATTEMPT_RESULT = (
 class SqliteStore:
     """The tables, for one process at a time. Open it with `SqliteStore.open`."""
 
-    def __init__(self, path: Path, writer: sqlite3.Connection, installation: Installation) -> None:
+    def __init__(
+        self,
+        writer: sqlite3.Connection,
+        readers: Sequence[sqlite3.Connection],
+        installation: Installation,
+    ) -> None:
         self.installation = installation
-        self._path = path
         self._writer = writer
         self._epochs: dict[str, int] = {}
         self._subscriptions = _subscriptions(writer)
-        self._idle: list[sqlite3.Connection] = []
-        self._reading = trio.CapacityLimiter(READERS)
+        self._idle = list(readers)
+        self._reading = trio.CapacityLimiter(len(readers))
         self._writing = trio.CapacityLimiter(1)
 
     @classmethod
@@ -134,16 +142,15 @@ class SqliteStore:
                 writer = connections.enter_context(closing(_connect(file)))
                 _migrate(writer, file)
                 installation = _installation(writer, now, chance)
+                # All of them now: later the process may have no file descriptor left.
+                readers = [
+                    connections.enter_context(closing(_connect(file, read_only=True)))
+                    for _ in range(READERS)
+                ]
             except sqlite3.Error as error:
                 message = f"The database file {file} cannot be used: {error}."
                 raise StoreError(message) from error
-            store = cls(file, writer, installation)
-            connections.callback(store._close_readers)
-            yield store
-
-    def _close_readers(self) -> None:
-        for connection in self._idle:
-            connection.close()
+            yield cls(writer, readers, installation)
 
     async def take_over(self, account_id: str, owner: str, now: datetime) -> Recovered:
         """Become the account's writer: raise its epoch, and load what is not finished."""
@@ -199,7 +206,10 @@ class SqliteStore:
         cursor.executemany(_UPSERT_ATTEMPT, map(rows.of, change.attempts))
         cursor.executemany(_UPSERT_BATCH, map(rows.of, change.batches))
         cursor.executemany(_UPSERT_ORDER, (rows.of_order(view, now) for view in change.orders))
-        cursor.executemany(_UPSERT_WEBHOOK, map(rows.of, change.webhooks))
+        for webhook in change.webhooks:
+            cursor.execute(_UPSERT_WEBHOOK, rows.of(webhook))
+            if webhook.deleted:
+                cursor.execute(_GIVE_UP_DELIVERIES, (iso(now), webhook.webhook_id))
         events = tuple(
             msgspec.structs.replace(event, sequence=number)
             for number, event in enumerate(change.events, start=head - len(change.events) + 1)
@@ -264,10 +274,7 @@ class SqliteStore:
 
     async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         def run() -> T:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                connection = _connect(self._path, read_only=True)
+            connection = self._idle.pop()  # there is one: the limiter lets no more in
             try:
                 return query(connection)
             finally:
@@ -428,7 +435,7 @@ def _transaction(cursor: sqlite3.Cursor) -> Iterator[None]:
 
 
 def _begin(cursor: sqlite3.Cursor) -> None:
-    """Take the write lock, however long somebody else holds it: nothing is lost by waiting."""
+    """Take the write lock, however long somebody else holds it, unless the caller is cancelled."""
     while True:
         try:
             cursor.execute("BEGIN IMMEDIATE")
@@ -436,6 +443,7 @@ def _begin(cursor: sqlite3.Cursor) -> None:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
             _log.warning("database locked by another program", waited_seconds=BUSY_SECONDS)
+            trio.from_thread.check_cancelled()  # else a stop would wait as long
         else:
             return
 

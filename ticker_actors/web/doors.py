@@ -8,8 +8,8 @@ these three are looked at.
 import hashlib
 import hmac
 import ipaddress
+import re
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
 from quart import Request, Response, Websocket
 
@@ -98,7 +98,8 @@ class Doors:
         if origin is None or origin.lower() in self._origins:
             return
         harmless = isinstance(request, Websocket) or request.method in _READING
-        if harmless and _is_loopback(urlsplit(origin).hostname or ""):
+        page = _ORIGIN.fullmatch(origin.lower())
+        if harmless and page is not None and _is_loopback(_hostname(page["host"])):
             return
         raise Problem(
             HTTPStatus.FORBIDDEN,
@@ -119,9 +120,14 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9_.-]+))(?::\d+)?")
+_ORIGIN = re.compile(r"https?://(?P<host>[^/@]+)")
+
+
 def _hostname(host: str) -> str:
-    """`Host` without its port, in lower case."""
-    return (urlsplit(f"//{host}").hostname or "").lower()
+    """`Host` without its port, in lower case; empty when it is no host at all."""
+    match = _HOST.fullmatch(host.lower())
+    return "" if match is None else match["v6"] or match["name"]
 
 
 def _is_loopback(host: str) -> bool:

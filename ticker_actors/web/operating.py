@@ -15,8 +15,8 @@ CHECK_SECONDS = 2.0
 """A store or an actor that does not answer within this is stuck."""
 LAG_SECONDS = 1.0
 """An event loop this far behind serves nobody."""
-UNREAD_SECONDS = 60.0
-"""Without a valid read of the order book for this long, something is wrong at the broker."""
+AWAY_SECONDS = 60.0
+"""A store that takes nothing for less than this may come back by itself."""
 
 
 def blueprint(parts: Parts, doors: Doors) -> Blueprint:
@@ -59,6 +59,11 @@ def blueprint(parts: Parts, doors: Doors) -> Blueprint:
         )
 
     async def store() -> dict[str, Any]:
+        waited = parts.commit_age()
+        if waited > CHECK_SECONDS:
+            status = "degraded" if waited < AWAY_SECONDS else "unhealthy"
+            message = f"a transaction has been waiting for {waited:.0f} s: is the file locked?"
+            return {"status": status, "message": message}
         with trio.move_on_after(CHECK_SECONDS):
             began = trio.current_time()
             await parts.tables.task("")

@@ -93,6 +93,8 @@ class Parts:
     stopping: trio.Event
     mailboxes: Callable[[], Mapping[str, int]]
     """How many messages wait, by mailbox."""
+    commit_age: Callable[[], float]
+    """Seconds that the durable transaction under way has been waited for."""
     loop_lag: Callable[[], float]
     """Seconds by which the event loop lately ran behind."""
 

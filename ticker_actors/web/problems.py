@@ -77,6 +77,20 @@ def stopping() -> Problem:
     )
 
 
+def unanswered(name: str) -> Problem:
+    """The commit's outcome is not known: asking is safe, sending again without a key is not."""
+    task = name.startswith("task_")
+    path = f"/tasks/{name}" if task else f"/advanced/batch-orders/{name}"
+    problem = Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"It is not known yet whether this was stored. Ask GET {path}; "
+        "do not send it again but under the same Idempotency-Key.",
+        retry_after=5,
+    )
+    problem.members["task_id" if task else "batch_id"] = name
+    return problem
+
+
 def not_found(what: str) -> Problem:
     """There is no such thing."""
     return Problem(HTTPStatus.NOT_FOUND, f"There is no {what}.")

@@ -19,6 +19,7 @@ from ticker_actors.actors.executor import (
     Overloaded,
     Submitted,
     SubmittedBatch,
+    Unanswered,
 )
 from ticker_actors.model.calendar import iso, trading_day
 from ticker_actors.model.changes import Attempt
@@ -28,7 +29,7 @@ from ticker_actors.model.tasks import OrderTask, TaskStatus
 from ticker_actors.web import decoding
 from ticker_actors.web.decoding import AccountId
 from ticker_actors.web.parts import Parts
-from ticker_actors.web.problems import Problem, bad_fields, not_found, overloaded
+from ticker_actors.web.problems import Problem, bad_fields, not_found, overloaded, unanswered
 
 MOST_TASKS = 500
 """On one page."""
@@ -182,6 +183,8 @@ def refusal(submitted: Submitted | SubmittedBatch) -> Problem:
             return overloaded()
         case NotFound():
             return not_found("such order or task")
+        case Unanswered(name=name):
+            return unanswered(name)
         case Accepted() | AcceptedBatch():
             message = "an acceptance is no refusal"
             raise AssertionError(message)

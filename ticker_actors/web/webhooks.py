@@ -80,7 +80,7 @@ def blueprint(parts: Parts) -> Blueprint:
         webhook = await parts.tables.webhook(webhook_id)
         if webhook is None:
             raise not_found(f"webhook {webhook_id!r}")
-        gone = msgspec.structs.replace(webhook, active=False, deleted=True)
+        gone = msgspec.structs.replace(webhook, active=False, deleted=True, secret=None)
         await parts.persistence.commit(Change(account_id=webhook.account_id, webhooks=(gone,)))
         return as_json({"success": True, "webhook_id": webhook_id})
 
