@@ -115,6 +115,7 @@ async def serve(
                 horizon=settings.absence_horizon_seconds,
                 max_attempts=settings.task_max_attempts,
                 max_quantity=settings.max_order_quantity,
+                stopping=stopping,
             ),
             drain=DRAIN_SECONDS,
         ) as executor,

@@ -35,6 +35,8 @@ MAILBOX_SIZE = 1000
 """Requests that may wait; beyond that a client is told to come back (503)."""
 ANSWER_SECONDS = 10.0
 """A request whose change is not durable by then is told to ask again: most clients wait longer."""
+HURRY_SECONDS = 1.0
+"""The same once the service is stopping: the server cuts requests off after 2 s."""
 MOST_UNSENT = 2000
 """Orders an account may have waiting to be sent: at 8 a second, four minutes' worth."""
 
@@ -215,7 +217,9 @@ class ExecutorActor:
         horizon: float,
         max_attempts: int,
         max_quantity: int,
+        stopping: trio.Event | None = None,
     ) -> None:
+        """`stopping` is set when the service is about to end."""
         self._persistence = persistence
         self._hub = hub
         self._reads = reads
@@ -225,6 +229,8 @@ class ExecutorActor:
         self._owner = owner
         self._max_attempts = max_attempts
         self._max_quantity = max_quantity
+        self._stopping = trio.Event() if stopping is None else stopping
+        self._answering: set[trio.CancelScope] = set()
         self._urgent = Mailbox[Urgent](MAILBOX_SIZE)
         self._ordinary = Mailbox[Ordinary](MAILBOX_SIZE)
         self._lanes = {
@@ -258,7 +264,7 @@ class ExecutorActor:
         """Store an order to be placed. Raises `Busy` when too many requests wait."""
         task_id = self._new_task_id()
         request = SubmitOrder(task_id, account_id, order, key)
-        return await _answered(task_id, self._ordinary.ask_nowait(request))
+        return await self._answered(task_id, self._ordinary.ask_nowait(request))
 
     async def modify_order(
         self, account_id: str, order_id: str, changes: OrderChanges, key: ClientKey | None = None
@@ -266,7 +272,7 @@ class ExecutorActor:
         """Store a modification. Raises `Busy`."""
         task_id = self._new_task_id()
         request = ModifyOrder(task_id, account_id, order_id, changes, key)
-        return await _answered(task_id, self._ordinary.ask_nowait(request))
+        return await self._answered(task_id, self._ordinary.ask_nowait(request))
 
     async def cancel_order(
         self, account_id: str, order_id: str, key: ClientKey | None = None
@@ -274,11 +280,11 @@ class ExecutorActor:
         """Store a cancel. Raises `Busy`."""
         task_id = self._new_task_id()
         request = CancelOrder(task_id, account_id, order_id, key)
-        return await _answered(task_id, self._urgent.ask_nowait(request))
+        return await self._answered(task_id, self._urgent.ask_nowait(request))
 
     async def cancel_task(self, task_id: str) -> Submitted:
         """Keep a task from being sent, or have its order cancelled. Raises `Busy`."""
-        return await _answered(task_id, self._urgent.ask_nowait(CancelTask(task_id)))
+        return await self._answered(task_id, self._urgent.ask_nowait(CancelTask(task_id)))
 
     async def submit_batch(
         self,
@@ -291,7 +297,7 @@ class ExecutorActor:
         """Store a batch and all its legs. Raises `Busy`."""
         batch_id = ids.uuid(self._chance)
         request = SubmitBatch(batch_id, account_id, orders, rollback_on_failure, key)
-        return await _answered(batch_id, self._ordinary.ask_nowait(request))
+        return await self._answered(batch_id, self._ordinary.ask_nowait(request))
 
     async def finished_task(self, task_id: str) -> OrderTask | None:
         """Wait until a task under way has finished; None when it is not under way."""
@@ -313,6 +319,22 @@ class ExecutorActor:
         """How every account stands."""
         return await self._ordinary.ask(GetLanes())
 
+    async def _answered(self, name: str, answer: Awaitable[A]) -> A | Unanswered:
+        """The answer, or word that none came: the change may be stored all the same."""
+        with trio.move_on_after(ANSWER_SECONDS) as wait, suppress(Stopped):
+            self._answering.add(wait)
+            try:
+                return await answer
+            finally:
+                self._answering.discard(wait)
+        return Unanswered(name)
+
+    async def _hurry(self) -> None:
+        """Let nobody wait for long once the service is stopping: the server ends before us."""
+        await self._stopping.wait()
+        for wait in self._answering:
+            wait.deadline = trio.current_time() + HURRY_SECONDS
+
     def _new_task_id(self) -> str:
         return ids.task_id(self._clock.now(), self._chance)
 
@@ -326,9 +348,12 @@ class ExecutorActor:
                 await self._hub.start_from(account_id, found.head_sequence)
                 await lane.start(found, nursery)
             task_status.started()
-            async with trio.open_nursery() as readers:
-                readers.start_soon(self._read, self._urgent, nursery)
-                readers.start_soon(self._read, self._ordinary, nursery)
+            async with trio.open_nursery() as watch:
+                watch.start_soon(self._hurry)
+                async with trio.open_nursery() as readers:
+                    readers.start_soon(self._read, self._urgent, nursery)
+                    readers.start_soon(self._read, self._ordinary, nursery)
+                watch.cancel_scope.cancel()
             for lane in self._lanes.values():
                 lane.stop()
         for lane in self._lanes.values():
@@ -524,13 +549,6 @@ class ExecutorActor:
                 batch = await self._reads.batch(batch_id)
                 known = None if batch is None else batch.answer
         return AcceptedBatch(batch_id, known, replayed=True)
-
-
-async def _answered(name: str, answer: Awaitable[A]) -> A | Unanswered:
-    """The answer, or word that none came: the change may be stored all the same."""
-    with trio.move_on_after(ANSWER_SECONDS), suppress(Stopped):
-        return await answer
-    return Unanswered(name)
 
 
 def _params(order: PlaceOrder) -> dict[str, Any]:
