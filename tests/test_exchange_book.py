@@ -12,7 +12,7 @@ from ticker_actors.exchange.account import Position
 from ticker_actors.exchange.book import LIQUIDITY, Book
 from ticker_actors.exchange.order import TICKS_PER_RUPEE, PaperOrder, to_rupees, to_ticks
 from ticker_actors.model.calendar import trading_day
-from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
+from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder, Variety
 from ticker_actors.model.outcomes import Accepted, Placed, Refused
 
 NOON = datetime(2025, 11, 20, 6, 30, tzinfo=UTC)
@@ -202,6 +202,16 @@ def test_ttl_made_day_stays() -> None:
     assert desk.book.modify(order_id, OrderChanges(validity="DAY"), desk.now) == Accepted()
     desk.tick(minutes=5)
     assert desk.row(order_id).status == "OPEN"
+
+
+@pytest.mark.parametrize("variety", ["co", "auction"])
+def test_varieties_that_are_not_simulated_are_refused(variety: Variety) -> None:
+    """What the paper exchange cannot do as the real one does, it does not pretend to do."""
+    desk = Desk()
+    answer = desk.try_place("MARKET", variety=variety)
+    assert isinstance(answer, Refused)
+    assert variety in answer.message
+    assert desk.book.rows(desk.now) == ()
 
 
 def test_refusals_of_a_bad_price() -> None:

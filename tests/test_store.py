@@ -493,6 +493,31 @@ async def test_deliveries_of_one_order_go_in_sequence(store: SqliteStore) -> Non
     assert await store.next_delivery_at(AT) is None
 
 
+async def test_deleting_a_webhook_ends_its_deliveries(store: SqliteStore, path: Path) -> None:
+    """In the same transaction; the result of one that was under way does not bring it back."""
+    await commit(store, change(webhooks=(webhook("one"), webhook("two"))))
+    await commit(store, change(events=(event("1"),)))
+    delivery = (await store.due_deliveries(AT, 10))[0]
+    gone = replace(webhook(delivery.webhook_id), deleted=True, secret=None)
+    await commit(store, change(webhooks=(gone,)))
+    late = DeliveryResult(
+        delivery_id=delivery.delivery_id,
+        attempt=1,
+        state="pending",
+        next_at=AT,
+        started_at=AT,
+        seconds=0.5,
+        status_code=None,
+        error="timed out",
+    )
+    await commit(store, change(deliveries=(late,)))
+    with closing(sqlite3.connect(path)) as shell:
+        rows = shell.execute("SELECT webhook_id, state, next_at FROM webhook_deliveries").fetchall()
+    states = {name: (state, at) for name, state, at in rows}
+    assert states.pop(delivery.webhook_id) == ("failed", None)
+    assert [state for state, _ in states.values()] == ["pending"]
+
+
 # One writer.
 
 

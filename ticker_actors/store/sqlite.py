@@ -451,7 +451,7 @@ def _begin(cursor: sqlite3.Cursor) -> None:
 def _record(cursor: sqlite3.Cursor, result: DeliveryResult, now: datetime) -> None:
     cursor.execute(
         "UPDATE webhook_deliveries SET state = ?, attempts = ?, next_at = ?, updated_at = ? "
-        "WHERE delivery_id = ?",
+        "WHERE delivery_id = ? AND state = 'pending'",
         (
             result.state,
             result.attempt,
