@@ -116,7 +116,7 @@ class Ledger:
             self.batches[batch.batch_id] = batch
         for attempt in found.attempts:
             age = (now.at - attempt.sent_at).total_seconds()
-            self._take(attempt.operation, now.mono - age)
+            self._take(attempt.operation, now.mono - max(0.0, age))
         for task in found.tasks:
             self._hold(task)
             if task.phase is Phase.SENT:
@@ -150,12 +150,15 @@ class Ledger:
         """Hold a task that is durable."""
         del self._arriving[task.task_id]
         self._hold(task)
-        self._schedule(task, now)
+        self._schedule(self.tasks[task.task_id], now)  # cancelled meanwhile, it is another
 
     def request_change(self, draft: Draft, task: OrderTask, now: Moment) -> None:
         """A new cancel or modify task, which its order may settle at once."""
         self._hold(task)
+        task = self.tasks[task.task_id]
         self._write(draft, task)
+        if task.finished:
+            return  # cancelled while it was being stored
         self._supersede(draft, task, now)
         self._judge(draft, task.order_id or "", now)
         if not self.tasks[task.task_id].finished:
