@@ -70,13 +70,14 @@ METRICS = Metrics()
 
 
 class TrioClock:
-    """A wall clock that shows Trio's time."""
+    """A wall clock that goes with Trio's, until it is set."""
 
     def __init__(self, start: datetime = MORNING) -> None:
         self.start = start
+        self.set_by = timedelta()
 
     def now(self) -> datetime:
-        return self.start + timedelta(seconds=trio.current_time())
+        return self.start + timedelta(seconds=trio.current_time()) + self.set_by
 
 
 # The store

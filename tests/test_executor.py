@@ -51,6 +51,7 @@ from ticker_actors.actors.executor import (
     KeyConflict,
     NotFound,
     Overloaded,
+    Unanswered,
 )
 from ticker_actors.mailbox import Stopped, running
 from ticker_actors.model.limits import Limits
@@ -70,6 +71,7 @@ OPENED = 0.2
 """Seconds after which the first read of the book has opened the gate."""
 EVENING = MORNING + timedelta(hours=13, minutes=59)
 """23:59 IST."""
+HOUR = timedelta(hours=1)
 
 
 @pytest.fixture(autouse=True)
@@ -384,7 +386,10 @@ async def test_expires_while_it_is_being_stored(autojump_clock: MockClock) -> No
     async with world.process() as process:
         await trio.sleep(OPENED)
         world.store.commit_seconds = lambda: 30.0
-        task = await finished(process, await submit(process, market_order()))
+        answer = await process.executor.submit_order(ACCOUNT, market_order())
+        assert isinstance(answer, Unanswered)
+        await trio.sleep(120)
+        task = world.store.tasks[answer.name]
     assert task.reason is Reason.EXPIRED
     assert task.attempts == 0
     assert not world.broker.calls
@@ -1489,3 +1494,175 @@ async def test_stale_process_cannot_write(autojump_clock: MockClock) -> None:
         await overlap()
     assert caught.group_contains(StaleEpochError)
     assert not world.broker.calls
+
+
+# The wall clock is set
+
+
+async def test_clock_set_back_keeps_no_order_fresh(autojump_clock: MockClock) -> None:
+    """Orders that wait die of age though the wall clock tells an earlier hour again."""
+    world = World(broker=FakeBroker(), limits=Limits(1, 0, 0))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        tasks = [await submit(process, market_order(f"S{number}")) for number in range(25)]
+        world.clock.set_by = -HOUR
+        ended = [await finished(process, task) for task in tasks]
+        assert trio.current_time() == pytest.approx(10, abs=0.5)
+        await trio.sleep(30)
+    assert [task.reason for task in ended] == [None] * 11 + [Reason.EXPIRED] * 14
+    assert len(world.broker.calls) == 11
+
+
+async def test_clock_set_forward_is_followed_at_once(autojump_clock: MockClock) -> None:
+    """After a suspend, which only the wall clock counts, no order of before is sent."""
+    world = World(broker=FakeBroker(), limits=Limits(1, 0, 0))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        tasks = [await submit(process, market_order(f"S{number}")) for number in range(5)]
+        await finished(process, tasks[0])
+        world.clock.set_by = HOUR
+        ended = [await finished(process, task) for task in tasks[1:]]
+        assert trio.current_time() < 2
+        world.clock.set_by = timedelta()
+        fresh = await finished(process, await submit(process, market_order()))
+    assert {task.reason for task in ended} == {Reason.EXPIRED}
+    assert fresh.phase is Phase.DONE
+    assert fresh.created_at > ended[-1].updated_at
+    assert len(world.broker.calls) == 2
+
+
+async def test_clock_set_back_delays_no_retry(autojump_clock: MockClock) -> None:
+    """A back-off is over when it is over."""
+    world = World(broker=ScriptedBroker(NOT_SENT))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        task = await submit(process)
+        await until(lambda: process.lane.ledger.tasks[task.task_id].phase is Phase.WAITING)
+        world.clock.set_by = -HOUR
+        assert (await finished(process, task)).phase is Phase.DONE
+        assert trio.current_time() < 3
+
+
+async def test_clock_set_back_delays_no_cancel(autojump_clock: MockClock) -> None:
+    """A cancel without effect is asked again, whatever the wall clock tells."""
+    world = World(broker=StubbornBroker(ignored=2))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        task = await finished(process, await submit(process))
+        cancel = await cancelled(process, task.order_id or "")
+        tasks = process.lane.ledger.tasks
+        await until(lambda: tasks[cancel.task_id].phase is Phase.RESOLVING)
+        world.clock.set_by = -HOUR
+        assert (await finished(process, cancel)).phase is Phase.DONE
+        assert trio.current_time() < 10
+
+
+async def test_clock_set_back_keeps_no_leg_in_time(autojump_clock: MockClock) -> None:
+    """A leg has its five seconds of real time."""
+    world = World(broker=RegisteringBroker())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        batch_id = await batched(process, limit_order("A"), limit_order("B"))
+        await trio.sleep(1)
+        world.clock.set_by = -HOUR
+        answer = await batch_answer(process, batch_id)
+        assert 5 <= trio.current_time() < 8
+    assert answer["state"] == "rolled_back"
+    assert len(world.broker.sent()) == 1
+
+
+async def test_clock_set_back_makes_no_day_longer(autojump_clock: MockClock) -> None:
+    """Midnight comes when the lane's time, which is never set back, comes to it."""
+    world = World(broker=RequestLostBroker(), clock=TrioClock(EVENING))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        task = await submit(process)
+        world.clock.set_by = -HOUR
+        assert (await finished(process, task)).reason is Reason.UNRESOLVED
+        assert trio.current_time() == pytest.approx(60, abs=1)
+
+
+async def test_clock_set_back_before_a_start_keeps_no_order_fresh(
+    autojump_clock: MockClock,
+) -> None:
+    """An order that a dead process left has no more time than it had then."""
+    world = World(broker=UnreadableBook())
+    async with world.process() as process:
+        task = await submit(process, market_order())
+        batch_id = await batched(process, limit_order("A"), limit_order("B"))
+    world.clock.set_by = -HOUR
+    async with world.process() as process:
+        began = trio.current_time()
+        assert (await finished(process, task)).reason is Reason.EXPIRED
+        assert trio.current_time() - began == pytest.approx(10, abs=0.1)
+        await trio.sleep(25)
+        world.broker.broken = False
+        answer = await batch_answer(process, batch_id)
+    assert "stood still" in answer["error"]
+    assert not world.broker.calls
+
+
+async def test_clock_set_back_before_a_start_leaves_the_budget_usable(
+    autojump_clock: MockClock,
+) -> None:
+    """Requests that a dead process made in the future count as made just now."""
+    world = World(broker=FakeBroker(), limits=Limits(2, 0, 0))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        for _ in range(4):
+            await finished(process, await submit(process))
+    world.clock.set_by = -HOUR
+    async with world.process() as process:
+        began = trio.current_time()
+        task = await finished(process, await submit(process))
+        assert 1 <= trio.current_time() - began < 2
+    assert task.phase is Phase.DONE
+
+
+# Cancelled while it is being stored, and in the store already
+
+
+async def _cancel_what_is_stored(process: Process, operation: str) -> None:
+    """Cancel the only task of this kind as soon as others can read it."""
+    store = process.connection.store
+    found: list[OrderTask] = []
+    while not found:  # the store tells nobody
+        await trio.sleep(0.01)
+        found = [task for task in store.tasks.values() if task.operation == operation]
+    answer = await process.executor.cancel_task(found[0].task_id)
+    assert isinstance(answer, Accepted)
+    assert answer.task.reason is Reason.CANCELLED
+
+
+async def test_order_cancelled_before_it_is_answered_is_never_sent(
+    autojump_clock: MockClock,
+) -> None:
+    """The cancel request is newer than the answer of the commit."""
+    world = World(broker=UnreadableBook(), store=MemoryStore(lambda: 1.0))
+    async with world.process() as process:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_what_is_stored, process, "place_order")
+            task = await submit(process)
+        world.broker.broken = False
+        await trio.sleep(30)
+    assert world.store.tasks[task.task_id].reason is Reason.CANCELLED
+    assert not world.broker.calls
+
+
+async def test_modify_cancelled_before_it_is_answered_is_never_sent(
+    autojump_clock: MockClock,
+) -> None:
+    """Neither does it take the place of an earlier one."""
+    world = World(broker=FakeBroker())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        task = await finished(process, await submit(process))
+        world.store.commit_seconds = lambda: 1.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_what_is_stored, process, "modify_order")
+            modify = await modified(process, task.order_id or "", quantity=20)
+        await trio.sleep(30)
+        assert not process.lane.ledger.tasks
+    assert modify.reason is Reason.CANCELLED
+    assert world.store.tasks[modify.task_id].reason is Reason.CANCELLED
+    assert not world.broker.sent("modify")

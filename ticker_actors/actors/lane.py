@@ -11,7 +11,7 @@ and `_keep_reading` reads the order book until it shows the order or proves that
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -105,6 +105,7 @@ class Lane:
         self._clock = clock
         self._chance = chance
         self._metrics = metrics
+        self._second_zero = datetime.min.replace(tzinfo=UTC)
         self._nursery: trio.Nursery
         self._pump = Wakeup()
         self._reader = Wakeup()
@@ -120,6 +121,8 @@ class Lane:
     async def start(self, found: Recovered, nursery: trio.Nursery) -> None:
         """Go on with what a dead process left, then begin to serve."""
         self._nursery = nursery
+        for task in found.tasks:
+            self._not_before(task.updated_at)
         draft = Draft()
         self.ledger.recover(draft, found, self.now())
         if draft:
@@ -130,8 +133,20 @@ class Lane:
         nursery.start_soon(self._listen)
 
     def now(self) -> Moment:
-        """Now, on both clocks."""
-        return Moment(self._clock.now(), trio.current_time())
+        """Now, on both clocks.
+
+        The wall clock may be set back while orders wait; by it, they would stay fresh for as long.
+        So the lane's time is never set back: it is the wall clock's, or what it would be if it had
+        gone on as Trio's does, whichever is later. Set forward (a suspend), it is followed at once.
+        """
+        self._not_before(self._clock.now())
+        mono = trio.current_time()
+        return Moment(self._second_zero + timedelta(seconds=mono), mono)
+
+    def _not_before(self, instant: datetime) -> None:
+        """It is this late, or later: also what a dead process wrote is not of the future."""
+        second_zero = instant - timedelta(seconds=trio.current_time())
+        self._second_zero = max(self._second_zero, second_zero)
 
     async def carry_out(self, draft: Draft) -> None:
         """Commit what was decided; then tell who waits, and make the calls it allows."""
