@@ -4,9 +4,11 @@ Where a test runs on both, the bad behaviour of the plain server is asserted too
 fails, upstream has mended something and `ticker_actors/web/server.py` can shrink.
 """
 
+import errno
+import resource
 import socket
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,6 +26,8 @@ from ticker_actors.web.server import (
     ServerConfig,
     UnsupportedVersionError,
     connection_of,
+    connections_that_fit,
+    did_not_read,
     open_listeners,
     serve_app,
 )
@@ -56,6 +60,7 @@ class Desk:
         self.left = trio.Event()
         self.release = trio.Event()
         self.timed_out = trio.Event()
+        self.cut: bool | None = None
 
     def app(self) -> QuartTrio:
         """Make an application of the handlers."""
@@ -70,6 +75,7 @@ class Desk:
             self.ponder,
             self.fail,
             self.flood,
+            self.doze,
             self.babble,
             self.patient,
             self.push,
@@ -122,6 +128,16 @@ class Desk:
                 await websocket.send("x" * CHUNK)
                 await trio.lowlevel.checkpoint()  # else the plain server stops the test itself
         finally:
+            self.cut = did_not_read(websocket)
+            self.left.set()
+
+    async def doze(self) -> None:
+        """Wait for ever."""
+        await websocket.accept()
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.cut = did_not_read(websocket)
             self.left.set()
 
     async def babble(self) -> None:
@@ -278,6 +294,16 @@ def closed(code: int) -> bytes:
     return b"\x88\x02" + code.to_bytes(2, "big")
 
 
+async def told(logs: Sequence[Mapping[str, object]], event: str) -> Mapping[str, object]:
+    """Wait for a line of the log; return it."""
+    with trio.fail_after(SOON):
+        while True:
+            for line in logs:
+                if line["event"] == event:
+                    return line
+            await trio.sleep(0.01)
+
+
 async def hello(running: Running) -> bytes:
     """Ask for /hello on a connection of its own."""
     async with await running.connect() as stream:
@@ -343,6 +369,162 @@ async def test_exception_ends_its_own_connection(*, plain: bool) -> None:
     assert [line["event"] for line in logs] == ["connection_failed"]
 
 
+# Clients that take up room
+
+
+async def test_connections_beyond_the_most_are_turned_away() -> None:
+    """Who finds no room is told 503 and logged once a second; a place is free when one leaves."""
+    with capture_logs() as logs:
+        async with serving(Desk().app(), most_connections=2) as running:
+            async with await running.connect() as first:
+                await first.send_all(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n")
+                assert b"hello" in await read_until(first, b"hello")
+                async with await handshake(running, b"/echo") as second:
+                    await read_until(second, b"\r\n\r\n")
+                    for _ in range(3):
+                        async with await running.connect() as surplus:
+                            assert (await read_all(surplus)).startswith(b"HTTP/1.1 503 ")
+                    await second.send_all(text_frame("still here"))
+                    assert b"still here" in await read_until(second, b"still here")
+                assert (await told(logs, "connections_turned_away"))["count"] == 3
+                assert b"200" in await hello(running)
+            assert running.error is None
+    assert [line["event"] for line in logs] == ["connections_turned_away"]
+
+
+async def test_who_has_asked_already_is_told_too() -> None:
+    """A request that came before the client was turned away does not reset the 503 away."""
+    async with serving(Desk().app(), most_connections=1) as running, await running.connect():
+        await trio.testing.wait_all_tasks_blocked()
+        eager = socket.create_connection(("127.0.0.1", running.port))
+        eager.setblocking(False)  # noqa: FBT003
+        eager.send(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n")  # the server cannot run yet
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(eager)) as stream:
+            assert (await read_all(stream)).startswith(b"HTTP/1.1 503 ")
+
+
+async def test_turned_away_clients_do_not_delay_the_stop() -> None:
+    """What is to be logged about clients turned away is logged at a stop, without the wait."""
+    with capture_logs() as logs:
+        async with serving(Desk().app(), most_connections=1) as running:
+            async with await running.connect(), await running.connect() as surplus:
+                await read_all(surplus)
+            running.stopping.set()
+            assert await happens(running.ended, 0.5)
+    assert [line["event"] for line in logs] == ["connections_turned_away"]
+
+
+async def test_accepting_survives_a_lack_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When no file is left for a connection, that is one line, and the next try comes later."""
+    accept = trio.SocketListener.accept
+    errors = [OSError(errno.EMFILE, "Too many open files")]
+
+    async def fail_once(self: trio.SocketListener) -> trio.SocketStream:
+        if errors:
+            raise errors.pop()
+        return await accept(self)
+
+    monkeypatch.setattr(trio.SocketListener, "accept", fail_once)
+    with capture_logs() as logs:
+        async with serving(Desk().app()) as running:
+            assert b"200" in await hello(running)
+    assert [line["event"] for line in logs] == ["no_connection_accepted"]
+    assert "exc_info" not in logs[0]
+
+
+async def test_other_failures_of_accept_end_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener that cannot work at all is not tried for ever."""
+
+    async def fail(self: trio.SocketListener) -> trio.SocketStream:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(trio.SocketListener, "accept", fail)
+    async with serving(Desk().app()) as running:
+        assert await happens(running.ended)
+        assert "Bad file descriptor" in repr(running.error)
+
+
+@pytest.mark.parametrize(
+    "limit, highest, raised, most",
+    [
+        (1024, 1024, None, 864),
+        (1024, 4096, 4096, 3936),
+        (256, 1_048_576, 65_536, 10_000),
+        (256, resource.RLIM_INFINITY, 65_536, 10_000),
+        (100_000, 1_048_576, None, 10_000),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, None, 10_000),
+        (64, 64, None, 16),
+    ],
+)
+async def test_connections_leave_files_for_the_rest(
+    monkeypatch: pytest.MonkeyPatch, limit: int, highest: int, raised: int | None, most: int
+) -> None:
+    """The limit on files is raised as far as it goes, and clients never get the last ones."""
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, highest))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.append(new))
+    assert connections_that_fit() == most
+    assert limits == ([] if raised is None else [(raised, highest)])
+
+
+async def test_a_limit_that_cannot_be_raised_is_lived_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that refuses a higher limit on files gets fewer connections."""
+
+    def refuse(_: int, limits: tuple[int, int]) -> None:
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert connections_that_fit() == 96
+
+
+@BOTH
+async def test_first_request_must_come_soon(*, plain: bool) -> None:
+    """A connection that sends nothing is closed early, one that has asked is not."""
+    async with (
+        serving(Desk().app(), plain=plain, first_request_timeout=WHILE / 2) as running,
+        await running.connect() as asking,
+        await running.connect() as silent,
+    ):
+        await asking.send_all(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert b"hello" in await read_until(asking, b"hello")
+        assert await stays_open(silent) is plain
+        assert await stays_open(asking)
+
+
+@BOTH
+async def test_first_request_must_come_whole(*, plain: bool) -> None:
+    """A head that comes byte by byte does not keep its connection (in Hypercorn for a minute)."""
+    async with (
+        serving(
+            Desk().app(), plain=plain, first_request_timeout=WHILE / 4, keep_alive_timeout=SOON
+        ) as running,
+        await running.connect() as stream,
+    ):
+        await stream.send_all(b"GET /hello HTTP/1.1\r\nX-Drip: ")
+        with trio.move_on_after(WHILE) as dripping, suppress(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(b"x")
+                await trio.sleep(0.01)
+        assert dripping.cancelled_caught is plain
+
+
+@BOTH
+async def test_two_lengths_are_refused(*, plain: bool) -> None:
+    """Content-Length beside Transfer-Encoding gets 400 and the end (Hypercorn picks one)."""
+    async with serving(Desk().app(), plain=plain) as running, await running.connect() as stream:
+        await stream.send_all(
+            b"POST /body HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /hello HTTP/1.1\r\nHost: test\r\n\r\n"
+        )
+        if plain:
+            assert b"hello" in await read_until(stream, b"hello")
+        else:
+            answer = await read_all(stream)
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert answer.count(b"HTTP/1.1") == 1
+
+
 # Clients that do not read
 
 
@@ -356,6 +538,17 @@ async def test_client_that_does_not_read_is_cut(*, plain: bool) -> None:
     ):
         assert await happens(desk.left, SOON / 2) is not plain
         assert b"200" in await hello(running)
+        assert desk.cut is (None if plain else True)
+
+
+async def test_client_that_leaves_was_not_cut() -> None:
+    """Only a client that we have cut for not reading counts as one."""
+    desk = Desk()
+    async with serving(desk.app()) as running:
+        async with await handshake(running, b"/doze") as stream:
+            await read_until(stream, b"\r\n\r\n")
+        assert await happens(desk.left)
+    assert desk.cut is False
 
 
 @BOTH

@@ -12,9 +12,10 @@ import errno
 import logging
 import math
 import os
+import resource
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -50,6 +51,17 @@ from wsproto.frame_protocol import CloseReason
 PINNED = {"hypercorn": "0.18.0", "quart-trio": "0.12.0"}
 LOOPBACK = ("127.0.0.1", "::1")
 NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
+NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+"""What `accept` fails with when the process or the system can have no more files."""
+ENOUGH_FILES = 65_536
+FILES_FOR_THE_REST = 160
+"""Files that are not clients' connections: 64 webhooks, their lookups, the store's."""
+MOST_CONNECTIONS = 10_000
+"""However many files there may be: a connection takes memory too."""
+TURNED_AWAY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\n"
+    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+)
 HTTP_VERSIONS = {b"1.0", b"1.1"}
 CLIENT_SILENT = 4002
 """Our close code for a client that answered no ping."""
@@ -72,6 +84,10 @@ class ServerConfig(Config):
     websocket_max_message_size = 4096
     websocket_ping_interval = 20.0
 
+    most_connections: int | None = None
+    """Open at once; more are turned away with 503. None: as many as the limit on files allows."""
+    first_request_timeout = 10.0
+    """How long a new connection may take to send the whole head of its first request."""
     silence_timeout = 45.0
     """A WebSocket client that sends nothing, not even pongs, for this long is closed."""
     send_timeout = 3.0
@@ -96,6 +112,8 @@ class Connection(TCPServer):
     - Nothing is sent in a shielded scope; in Hypercorn a client that does not read blocked the
       handler, time-outs and shutdown for ever. What the kernel does not take at once is sent by a
       task of the connection, so a caller can be cancelled and no frame is ever cut in half.
+    - The idle clock runs from the start, faster: Hypercorn's gives a new connection as long to send
+      its first request as one that has sent many.
     - Hanging up is a half-close and a short wait, so that TCP does not reset the answer away.
     """
 
@@ -111,6 +129,8 @@ class Connection(TCPServer):
         stream: trio.SocketStream,
     ) -> None:
         super().__init__(app, config, context, state, stream)  # type: ignore[arg-type]  # as above
+        self.did_not_read = False
+        """Whether it was cut because the client took no byte for `send_timeout`."""
         self._scope = trio.CancelScope()
         self._open = True
         self._unsent = bytearray()
@@ -140,7 +160,7 @@ class Connection(TCPServer):
                         send=self.protocol_send,
                     )
                     self.protocol = self._http  # type: ignore[assignment]  # unwrapped: no HTTP/2
-                    await self.idle_task.restart(self._task_group, self._idle_timeout)
+                    await self.idle_task.restart(self._task_group, self._first_timeout)
                     await self._read_data()
                     self.kill()
         except* OSError:
@@ -195,6 +215,7 @@ class Connection(TCPServer):
             with trio.move_on_after(self.config.send_timeout) as waiting:
                 await trio.lowlevel.wait_writable(self.stream.socket)
             if waiting.cancelled_caught:
+                self.did_not_read = True
                 self.kill()
             else:
                 del self._unsent[: self._write(self._unsent)]
@@ -226,6 +247,11 @@ class Connection(TCPServer):
                 await self.stream.send_eof()
             self._scope.deadline = trio.current_time() + self.config.linger_timeout
 
+    async def _first_timeout(self) -> None:
+        with trio.move_on_after(self.config.first_request_timeout):
+            await self.context.terminated.wait()
+        self.kill()  # idle, or busy with a head that does not end
+
     async def _initiate_server_close(self) -> None:
         self.kill()  # idle: there is nothing that could be lost
 
@@ -234,6 +260,9 @@ class HTTP11(H11Protocol):
     """HTTP/1.1 and the upgrade to WebSocket.
 
     - HTTP/2 without TLS, which would go past everything here, is refused.
+    - So is a request with two lengths, Content-Length and Transfer-Encoding: a proxy in front may
+      have believed the other one, and what it took for a body would be a request here (RFC 9112,
+      6.3).
     - Bytes sent together with a WebSocket handshake wait (64 KiB at most) until it is answered;
       in Hypercorn they killed the server (https://github.com/pgjones/hypercorn/issues/225).
     - No permessage-deflate: Hypercorn inflates a message before it looks at its size.
@@ -270,8 +299,10 @@ class HTTP11(H11Protocol):
 
     async def _create_stream(self, request: h11.Request) -> None:
         if request.http_version not in HTTP_VERSIONS:
-            await self._send_error_response(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-            await self.send(Closed())
+            await self._refuse(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+            return
+        if {name for name, _ in request.headers} >= {b"content-length", b"transfer-encoding"}:
+            await self._refuse(HTTPStatus.BAD_REQUEST)
             return
         headers = [item for item in request.headers if item[0] != b"sec-websocket-extensions"]
         if len(headers) != len(request.headers):
@@ -288,6 +319,10 @@ class HTTP11(H11Protocol):
                 await self.send(Closed())
             else:
                 await self._answered.wait()
+
+    async def _refuse(self, status: HTTPStatus) -> None:
+        await self._send_error_response(status)
+        await self.send(Closed())
 
     async def _close_stream(self) -> None:
         stream = self.stream
@@ -357,6 +392,87 @@ def connection_of(websocket: Websocket) -> Connection:
     return cast("Connection", websocket.scope["state"]["connection"])
 
 
+def did_not_read(websocket: Websocket) -> bool:
+    """Whether we have cut the connection under a WebSocket because its client did not read."""
+    connection = websocket.scope.get("state", {}).get("connection")
+    return isinstance(connection, Connection) and connection.did_not_read
+
+
+class Entrance:
+    """Lets clients in while there is room; the others are told 503 and closed at once.
+
+    Without this, clients that only connect take every file that the process may open, and the store
+    is left without. A place is free again when its socket is closed.
+    """
+
+    def __init__(self, most: int, context: WorkerContext) -> None:
+        self._most = most
+        self._context = context
+        self._inside = 0
+        self._turned_away = 0
+
+    async def accept(
+        self,
+        listener: trio.SocketListener,
+        nursery: trio.Nursery,
+        serve: Callable[[trio.SocketStream], Connection],
+    ) -> None:
+        """Accept connections for ever, and serve them in the nursery."""
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in NO_FILES:
+                        raise
+                    logger.error("no_connection_accepted", error=str(error))  # noqa: TRY400  # no trace
+                    await trio.sleep(1)
+                    continue
+                if self._inside < self._most:
+                    self._inside += 1
+                    nursery.start_soon(self._serve, stream, serve)
+                else:
+                    self._turn_away(stream)
+                    self._turned_away += 1
+                    if self._turned_away == 1:
+                        nursery.start_soon(self._report)
+
+    async def _serve(
+        self, stream: trio.SocketStream, serve: Callable[[trio.SocketStream], Connection]
+    ) -> None:
+        try:
+            await serve(stream)
+        finally:
+            stream.socket.close()
+            self._inside -= 1
+
+    def _turn_away(self, stream: trio.SocketStream) -> None:
+        with suppress(OSError):
+            os.write(stream.socket.fileno(), TURNED_AWAY)
+            os.read(stream.socket.fileno(), 65_536)  # else closing resets the answer away
+        stream.socket.close()
+
+    async def _report(self) -> None:
+        """Write one line for all of a second."""
+        with trio.move_on_after(1):
+            await self._context.terminated.wait()
+        logger.warning("connections_turned_away", count=self._turned_away, most=self._most)
+        self._turned_away = 0
+
+
+def connections_that_fit() -> int:
+    """Raise the limit on open files as far as we may; how many of them clients can have."""
+    limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    wanted = ENOUGH_FILES if highest == resource.RLIM_INFINITY else min(highest, ENOUGH_FILES)
+    if limit < wanted:
+        with suppress(OSError, ValueError):  # some systems have one more limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, highest))
+            limit = wanted
+    return min(MOST_CONNECTIONS, max(limit - FILES_FOR_THE_REST, limit // 4))
+
+
 def harden(app: QuartTrio) -> None:
     """Give `app` the truthful close codes. `serve_app` does it by itself."""
     app.asgi_websocket_class = WebSocketConnection
@@ -405,6 +521,7 @@ async def serve_app(
     harden(app)
     config = config or ServerConfig()
     context = WorkerContext(max_requests=None)
+    entrance = Entrance(config.most_connections or connections_that_fit(), context)
     state: LifespanState = {}
     wrapped = ASGIWrapper(cast("ASGIFramework", app))
     lifespan = Lifespan(wrapped, config, state)
@@ -413,9 +530,8 @@ async def serve_app(
         await lifespan.wait_for_startup()
         async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
             handler = partial(Connection, wrapped, config, context, state)
-            await accepting.start(
-                partial(trio.serve_listeners, handler_nursery=connections), handler, list(listeners)
-            )
+            for listener in listeners:
+                accepting.start_soon(entrance.accept, listener, connections, handler)
             task_status.started()
             await stopping.wait()
             accepting.cancel_scope.cancel()
