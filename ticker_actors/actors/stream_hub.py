@@ -29,6 +29,7 @@ class Subscription:
     sequence: int
     """The head of the account's log when it joined: what comes is after it."""
     dropped: bool = False
+    """Whether it did not keep up: its texts had no more room, or its socket took none."""
 
     def offer(self, text: bytes) -> bool:
         """Queue a text; False when there is no room, and the client must go."""
@@ -38,8 +39,8 @@ class Subscription:
             self.dropped = True
             self._send.close()
             return False
-        except trio.BrokenResourceError:
-            return False
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return False  # it has ended before, and is about to leave
         return True
 
     def end(self) -> None:
@@ -169,7 +170,6 @@ class StreamHub:
             if client.offer(text):
                 self._messages += 1
             else:
-                self._dropped += client.dropped
                 self._leave(client)
         self._metrics.stream_messages.inc(len(account.clients))
 
@@ -189,6 +189,7 @@ class StreamHub:
             account.clients.remove(subscription)
             subscription.end()
             if subscription.dropped:
+                self._dropped += 1
                 self._metrics.stream_dropped.inc()
             self._metrics.stream_connections.labels(subscription.account_id).set(
                 len(account.clients)

@@ -10,6 +10,7 @@ from ticker_actors.actors.stream_hub import Subscription
 from ticker_actors.model.calendar import iso
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.problems import Problem, not_found
+from ticker_actors.web.server import did_not_read
 from ticker_actors.web.tasks import as_json
 
 SLOW = 4001
@@ -38,6 +39,8 @@ def blueprint(parts: Parts) -> Blueprint:
             await websocket.accept()
             await serve(subscription)
         finally:
+            if did_not_read(websocket):
+                subscription.dropped = True
             with trio.CancelScope(shield=True):  # one message to an actor that never waits
                 await parts.hub.leave(subscription)
 
