@@ -45,6 +45,7 @@ from ticker_actors.actors.executor import (
     KeyConflict,
     Submitted,
     SubmittedBatch,
+    Unanswered,
 )
 from ticker_actors.actors.stream_hub import Subscription
 from ticker_actors.mailbox import Busy, Stopped
@@ -439,13 +440,15 @@ class Simulation:
             else:
                 nursery.start_soon(self._order, f"k{number}")
 
-    async def _insist(self, ask: Callable[[Process], Awaitable[A]]) -> A:
+    async def _insist(self, ask: Callable[[Process], Awaitable[A | Unanswered]]) -> A:
         """Ask whichever process lives until one answers: without an answer nothing is known."""
         while True:
             process = self.process
             if process is not None and process.alive and process.ready.is_set():
                 with trio.move_on_after(CLIENT_PATIENCE), suppress(Stopped, Busy):
-                    return await ask(process)
+                    answer = await ask(process)
+                    if not isinstance(answer, Unanswered):
+                        return answer
             await trio.sleep(self.rng.uniform(0.01, 0.2))
 
     def _order_of(self, number: int) -> PlaceOrder:
