@@ -449,16 +449,12 @@ def _begin(cursor: sqlite3.Cursor) -> None:
 
 
 def _record(cursor: sqlite3.Cursor, result: DeliveryResult, now: datetime) -> None:
+    """What became of an attempt. One that was given up meanwhile is not tried again."""
     cursor.execute(
-        "UPDATE webhook_deliveries SET state = ?, attempts = ?, next_at = ?, updated_at = ? "
-        "WHERE delivery_id = ? AND state = 'pending'",
-        (
-            result.state,
-            result.attempt,
-            rows.column(result.next_at),
-            iso(now),
-            result.delivery_id,
-        ),
+        "UPDATE webhook_deliveries SET attempts = ?1, updated_at = ?2, "
+        "state = iif(state = 'pending' OR ?3 = 'succeeded', ?3, state), "
+        "next_at = iif(state = 'pending', ?4, NULL) WHERE delivery_id = ?5",
+        (result.attempt, iso(now), result.state, rows.column(result.next_at), result.delivery_id),
     )
     cursor.execute(_INSERT_ATTEMPT_RESULT, rows.of_attempt_result(result))
 
