@@ -590,7 +590,7 @@ async def test_a_retry_survives_a_restart(path: Path, clock: HandClock) -> None:
         clock.time += timedelta(seconds=59)
         async with service(path, clock) as between:
             (row,) = await between.outbox()
-            assert (row["state"], row["attempts"]) == ("failed", 1)
+            assert (row["state"], row["attempts"]) == ("pending", 1)
             assert await between.store.due_deliveries(clock.now(), 1) == []
         clock.time += timedelta(seconds=1)
         async with service(path, clock) as after:
