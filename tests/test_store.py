@@ -35,7 +35,8 @@ from ticker_actors.model.changes import (
 from ticker_actors.model.events import Event, EventName
 from ticker_actors.model.orders import BrokerOrder, OrderView
 from ticker_actors.model.tasks import OrderTask, Phase, Reason, TaskStatus
-from ticker_actors.store.sqlite import SqliteStore, StaleEpochError, StoreError
+from ticker_actors.store.sqlite import SqliteStore
+from ticker_actors.store.tables import StaleEpochError, StoreError
 
 AT = datetime(2025, 11, 20, 4, 0, 0, 123000, tzinfo=UTC)
 TODAY = date(2025, 11, 20)

@@ -14,7 +14,7 @@ from ticker_actors.exchange.file import PaperFileUnusable
 from ticker_actors.mailbox import Stopped
 from ticker_actors.service import Address, StartError, serve
 from ticker_actors.settings import Settings, SettingsError, load
-from ticker_actors.store.sqlite import StoreError
+from ticker_actors.store.tables import StoreError
 
 OPTIONS = {
     "--host": "the address to listen on (HOST)",
