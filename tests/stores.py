@@ -18,13 +18,12 @@ from ticker_actors.model.orders import BrokerOrder, OrderView
 from ticker_actors.model.tasks import OrderTask, Phase, TaskStatus
 from ticker_actors.store.postgres import PostgresStore
 from ticker_actors.store.sqlite import SqliteStore
+from ticker_actors.store.tables import Store
 
 AT = datetime(2025, 11, 20, 4, 0, 0, 123000, tzinfo=UTC)
 TODAY = date(2025, 11, 20)
 SECOND = timedelta(seconds=1)
 UNICODE = "größer 🚀 \u2028 'quoted\" ; DROP TABLE order_tasks; --"
-
-Store = SqliteStore | PostgresStore
 
 
 class Place(Protocol):

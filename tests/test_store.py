@@ -19,7 +19,6 @@ from tests.stores import (
     Place,
     PostgresPlace,
     SqlitePlace,
-    Store,
     change,
     commit,
     event,
@@ -38,7 +37,7 @@ from ticker_actors.model.changes import (
     Unstorable,
 )
 from ticker_actors.model.tasks import OrderTask, Phase, Reason, TaskStatus
-from ticker_actors.store.tables import StaleEpochError
+from ticker_actors.store.tables import StaleEpochError, Store
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -44,9 +44,9 @@ from ticker_actors.store import rows
 from ticker_actors.store.tables import (
     ORDERED_ATTEMPTS,
     StaleEpochError,
+    Store,
     StoreError,
     Subscriptions,
-    Tables,
     new_installation,
     numbered,
 )
@@ -90,7 +90,7 @@ BAD_ROW = (
     asyncpg.IntegrityConstraintViolationError,
     asyncpg.ProgramLimitExceededError,  # a key too long for its index
     OverflowError,
-    UnicodeError,
+    ValueError,  # of the encoders: asyncpg's own DataError is one, UnicodeError is another
 )
 """The database, or the encoder before it, will not take a value."""
 LOST = (
@@ -198,7 +198,7 @@ class Transaction:
     answers: list[CommitAnswer]
 
 
-class PostgresStore(Tables):
+class PostgresStore(Store):
     """The tables, for the owner of their accounts. Open it with `PostgresStore.open`."""
 
     installation: Installation
@@ -549,7 +549,7 @@ class PostgresStore(Tables):
                 try:
                     connection = self._idle.pop() if self._idle else await self._connect()
                     found: Sequence[rows.Row] = await self._call(connection.fetch, sql, *values)
-                except asyncpg.DataError:
+                except (asyncpg.DataError, ValueError):
                     found = []  # a text that no row can hold, such as one with a NUL
                 except LOST:
                     _terminate(connection)

@@ -36,9 +36,9 @@ from ticker_actors.store import rows
 from ticker_actors.store.tables import (
     ORDERED_ATTEMPTS,
     StaleEpochError,
+    Store,
     StoreError,
     Subscriptions,
-    Tables,
     new_installation,
     numbered,
 )
@@ -83,7 +83,7 @@ _GIVE_UP_DELIVERIES = (
 _UPSERT_ATTEMPT_RESULT = _upsert("webhook_attempts", rows.ATTEMPT_RESULT, "delivery_id, attempt")
 
 
-class SqliteStore(Tables):
+class SqliteStore(Store):
     """The tables, for one process at a time. Open it with `SqliteStore.open`."""
 
     def __init__(

@@ -19,6 +19,7 @@ from ticker_actors.model.changes import (
     Change,
     CommitAnswer,
     Committed,
+    Delivery,
     Installation,
     Key,
     Recovered,
@@ -44,13 +45,34 @@ class StaleEpochError(Exception):
         super().__init__(f"Account {account_id} has another writer.")
 
 
-class Tables(ABC):
-    """The reads of a store, on connections that never wait for a commit."""
+class Store(ABC):
+    """The tables of a running service. Reads have connections that never wait for a commit."""
+
+    installation: Installation
 
     @property
     def away_seconds(self) -> float:
         """For how long the database has not answered; 0.0 while it does."""
         return 0.0
+
+    @abstractmethod
+    async def take_over(self, account_id: str, owner: str, now: datetime) -> Recovered:
+        """Become the account's writer: raise its epoch, and load what is not finished."""
+
+    @abstractmethod
+    async def commit(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
+        """Write all the changes in one transaction; the answers are theirs, in order.
+
+        A used key keeps only its own change from being written. A row that the database will not
+        take fails only its own change.
+        """
+
+    @abstractmethod
+    async def due_deliveries(self, now: datetime, each: int) -> list[Delivery]:
+        """Deliveries whose time has come, oldest first, at most `each` of one subscription.
+
+        For each order only its next one; only accounts that this process writes.
+        """
 
     @abstractmethod
     async def _rows(self, sql: str, *values: object) -> Sequence[rows.Row]:
