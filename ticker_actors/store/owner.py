@@ -16,7 +16,7 @@ def this_process() -> str:
 
 def is_gone(owner: str) -> bool:
     """Whether that process has certainly ended. False when it cannot be known from here."""
-    *where, pid, started = owner.split("/")
+    *where, pid, started = ("", "", *owner.split("/"))[-5:]
     if tuple(where) != _here() or "?" in owner or not pid.isdecimal():
         return False
     return _started(int(pid)) != started  # a pid is used again, but not with the same start

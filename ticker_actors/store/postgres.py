@@ -97,6 +97,7 @@ LOST = (
     OSError,  # TimeoutError is one
     trio.TooSlowError,
     asyncpg.InterfaceError,  # the connection is closed
+    asyncpg.InternalClientError,  # it is about to be: the server's farewell was not read yet
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # shut down, cancelled, starting up
     asyncpg.InsufficientResourcesError,  # its disk is full, or its connections are used up
@@ -105,7 +106,7 @@ LOST = (
     asyncpg.ReadOnlySQLTransactionError,  # it has become a standby
 )
 """Not this time, perhaps later: on a new connection, which finds out what became of this one."""
-REFUSED = (*LOST, asyncpg.PostgresError, asyncpg.InternalClientError, ValueError)
+REFUSED = (*LOST, asyncpg.PostgresError, ValueError)
 """How connecting fails."""
 
 _log = structlog.get_logger(__name__)
@@ -316,8 +317,8 @@ class PostgresStore(Store):
                 if account_id not in sessions:
                     raise StaleEpochError(account_id)
                 fence.session = sessions[account_id]
+            _log.warning("database back", away_seconds=round(self.away_seconds, 3))
             self._lost = False
-            _log.warning("database back", seconds=round(self.away_seconds, 3))
             return {row["account_id"]: row["writes"] for row in found}
 
     def _held(self) -> tuple[list[str], list[int]]:
@@ -435,7 +436,9 @@ class PostgresStore(Store):
                 found = await self._reconnect(error)
                 if transaction is None or not _is_there(transaction, found):
                     continue
-            self._fences.update({fence.account_id: fence for fence in transaction.fences})
+            for fence in transaction.fences:  # but not its session, which may be of an old one
+                held = self._fences[fence.account_id]
+                held.writes, held.head_sequence = fence.writes, fence.head_sequence
             self._subscriptions.note(changes, transaction.answers)
             return transaction.answers
 

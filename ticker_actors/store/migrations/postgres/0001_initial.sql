@@ -62,7 +62,7 @@ ALTER TABLE order_tasks
 -- Rows of another program. It sent without our tag, so no order book can tell what became of them:
 -- what it had begun to send is for a person to look up, and what waited to be sent is too old to be.
 UPDATE order_tasks SET
-    intent = lpad(rowid::text, 12, '0'),
+    intent = 'o' || lpad(rowid::text, 11, '0'), -- in no tag: those have capitals
     attempts = COALESCE(attempts, 0),
     max_attempts = COALESCE(max_attempts, 5),
     order_id = result ->> 'order_id',
