@@ -400,7 +400,7 @@ async def test_deliveries_of_one_order_go_in_sequence(store: Store) -> None:
     assert await store.next_delivery_at(AT) is None
 
 
-async def test_deleting_a_webhook_ends_its_deliveries(store: SqliteStore, path: Path) -> None:
+async def test_deleting_a_webhook_ends_its_deliveries(store: Store, place: Place) -> None:
     """In the same transaction; the result of one that was under way does not bring it back."""
     await commit(store, change(webhooks=(webhook("one"), webhook("two"))))
     await commit(store, change(events=(event("1"),)))
@@ -418,8 +418,7 @@ async def test_deleting_a_webhook_ends_its_deliveries(store: SqliteStore, path: 
         error="timed out",
     )
     await commit(store, change(deliveries=(late,)))
-    with closing(sqlite3.connect(path)) as shell:
-        rows = shell.execute("SELECT webhook_id, state, next_at FROM webhook_deliveries").fetchall()
+    rows = place.execute("SELECT webhook_id, state, next_at FROM webhook_deliveries")
     states = {name: (state, at) for name, state, at in rows}
     assert states.pop(delivery.webhook_id) == ("failed", None)
     assert [state for state, _ in states.values()] == ["pending"]

@@ -149,7 +149,12 @@ _UPDATE_DELIVERIES = (
     "UPDATE webhook_deliveries d SET state = r.state, attempts = r.attempts, "
     "next_at = r.next_at, updated_at = r.updated_at "
     "FROM json_populate_recordset(NULL::webhook_deliveries, $json) r "
-    "WHERE d.delivery_id = r.delivery_id"
+    "WHERE d.delivery_id = r.delivery_id AND d.state = 'pending'"
+)
+_GIVE_UP_DELIVERIES = (
+    "UPDATE webhook_deliveries d SET state = 'failed', next_at = NULL, updated_at = now() "
+    "FROM json_populate_recordset(NULL::webhooks, $json) w "
+    "WHERE d.webhook_id = w.webhook_id AND d.state = 'pending'"
 )
 _UPSERT_ATTEMPT_RESULTS = _upsert("webhook_attempts", rows.ATTEMPT_RESULT, "delivery_id, attempt")
 _NEW_SESSION = (
@@ -522,6 +527,9 @@ class PostgresStore(Store):
             _UPSERT_WEBHOOKS: _last(
                 (webhook for change in written for webhook in change.webhooks), ("webhook_id",)
             ),
+            _GIVE_UP_DELIVERIES: [
+                webhook for change in written for webhook in change.webhooks if webhook.deleted
+            ],
             _INSERT_EVENTS: events,
             _INSERT_DELIVERIES: outbox,
             _UPDATE_DELIVERIES: _last(
