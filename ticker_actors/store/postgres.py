@@ -145,11 +145,12 @@ _UPSERT_ORDERS = _upsert("broker_orders", rows.ORDER, "account_id, order_id", ro
 _INSERT_EVENTS = _insert("order_events", rows.EVENT)
 _UPSERT_WEBHOOKS = _upsert("webhooks", rows.WEBHOOK, "webhook_id")
 _INSERT_DELIVERIES = _insert("webhook_deliveries", rows.OUTBOX)
-_UPDATE_DELIVERIES = (
-    "UPDATE webhook_deliveries d SET state = r.state, attempts = r.attempts, "
-    "next_at = r.next_at, updated_at = r.updated_at "
+_UPDATE_DELIVERIES = (  # one that was given up meanwhile is not tried again
+    "UPDATE webhook_deliveries d SET attempts = r.attempts, updated_at = r.updated_at, "
+    "state = CASE WHEN d.state = 'pending' OR r.state = 'succeeded' THEN r.state ELSE d.state END, "
+    "next_at = CASE WHEN d.state = 'pending' THEN r.next_at END "
     "FROM json_populate_recordset(NULL::webhook_deliveries, $json) r "
-    "WHERE d.delivery_id = r.delivery_id AND d.state = 'pending'"
+    "WHERE d.delivery_id = r.delivery_id"
 )
 _GIVE_UP_DELIVERIES = (
     "UPDATE webhook_deliveries d SET state = 'failed', next_at = NULL, updated_at = now() "
