@@ -5,7 +5,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run install test check lint format lock clean FORCE
+.PHONY: help run install test check bench lint format lock clean FORCE
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -19,6 +19,9 @@ test: .venv/all.stamp ## Run the tests
 	@$(VENV)/pytest $(ARGS)
 
 check: lint test ## What CI runs: format, lint, types, import layers, tests
+
+bench: .venv/all.stamp ## Measure the stores, in less than a minute
+	@$(VENV)/python -m bench.store
 
 lint: .venv/all.stamp ## Check without the tests
 	$(VENV)/ruff format --check .

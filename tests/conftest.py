@@ -1,13 +1,18 @@
-"""A test that hangs fails by itself."""
+"""A test that hangs fails by itself; a PostgreSQL server for those that need one."""
 
 import functools
 import inspect
+import itertools
+import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trio
+
+from tests.postgres import Server, execute
 
 DEADLINE = 3.0
 """Seconds of real time, also under a mocked clock: before pytest-timeout's, which ends the run."""
@@ -40,3 +45,29 @@ def _within(seconds: float, test: Callable[..., Awaitable[None]]) -> Callable[..
             pytest.fail(f"hung for {seconds} s")
 
     return guarded
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A server of the tests' own, which they may stop, start and freeze."""
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty database: on the server that TEST_DATABASE_URL names, else on one of our own."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    given = os.environ.get("TEST_DATABASE_URL")
+    if given is None:
+        server: Server = request.getfixturevalue("postgres_server")
+        maintenance, url = server.url("postgres"), server.url(name)
+    else:
+        maintenance, url = given, urlsplit(given)._replace(path=f"/{name}").geturl()
+    execute(maintenance, f"CREATE DATABASE {name}")
+    yield url
+    execute(maintenance, f"DROP DATABASE {name} WITH (FORCE)")

@@ -75,7 +75,15 @@ def test_values_are_read_as_what_they_mean() -> None:
         ("ALLOWED_HOSTS", "https://desk.example"),
         ("ALLOWED_ORIGINS", "https://desk.example/"),
         ("ALLOWED_ORIGINS", "desk.example"),
-        ("DATABASE_URL", "postgresql://user:pass@host/db"),
+        ("DATABASE_URL", "mysql://user:pass@host/db"),
+        ("DATABASE_URL", "postgresql://user:pass@host"),
+        ("DATABASE_URL", "postgresql://user:pass@host/"),
+        ("DATABASE_URL", "postgresql://user:pass@host/a/b"),
+        ("DATABASE_URL", "postgresql://user:pass@host:x/db"),
+        ("DATABASE_URL", "postgresql://user:pass@host/db?port=x"),
+        ("DATABASE_URL", "postgresql://user:pass@[host/db"),
+        ("DATABASE_URL", "postgresql://user:pass@host/db?options=-c%20fsync%3Doff"),
+        ("DATABASE_URL", "postgresql://user:pass@host/db?sslmode=maybe"),
         ("DATABASE_URL", "data/ticker.db"),
         ("DATABASE_URL", "sqlite://"),
         ("DATABASE_URL", "sqlite:///"),
@@ -100,7 +108,8 @@ def test_a_wrong_value_stops_the_start_and_is_named(name: str, value: str) -> No
 def test_secrets_are_not_in_the_sentence() -> None:
     """It goes to logs."""
     for environment in (
-        {"DATABASE_URL": "postgresql://user:hunter2@host/db"},
+        {"DATABASE_URL": "postgresql://user:hunter2@host/db?unknown=hunter2"},
+        {"DATABASE_URL": "mysql://user:hunter2@host/db"},
         {"API_KEY": "hunter2"},
     ):
         with pytest.raises(SettingsError) as info:
@@ -139,6 +148,39 @@ def test_the_files_are_where_the_url_says(url: str, database: str, paper: str) -
     settings = load({"DATABASE_URL": url})
     assert (settings.database_file, settings.paper_path) == (Path(database), Path(paper))
     assert load({"DATABASE_URL": url, "PAPER_FILE": "b.db"}).paper_path == Path("b.db")
+
+
+@pytest.mark.parametrize(
+    "url, shown",
+    [
+        ("postgresql://user:hunter2@host/db", "postgresql://user@host:5432/db"),
+        ("postgres://user:hunter2@host:1/db", "postgresql://user@host:1/db"),
+        ("postgresql+asyncpg://user:hunter2@[::1]/db", "postgresql://user@[::1]:5432/db"),
+        ("POSTGRES+psycopg://host/db", "postgresql://host:5432/db"),
+        ("postgresql://u%40x:hunt%2Fer2@host/d%20b", "postgresql://u@x@host:5432/d b"),
+        (
+            "postgresql://user@host/db?host=/run/pg&sslmode=disable",
+            "postgresql://user@/run/pg:5432/db",
+        ),
+        ("postgresql:///db?user=a&password=hunter2&port=7", "postgresql://a@:7/db"),
+    ],
+)
+def test_postgresql_urls_are_understood_and_shown_without_the_password(
+    url: str, shown: str
+) -> None:
+    """Any usual spelling; a host in the parameters wins. The paper book has a file of its own."""
+    settings = load({"DATABASE_URL": url})
+    assert settings.database == shown
+    assert "hunter2" not in repr(settings.postgres)
+    assert settings.paper_path == Path("data/paper.db")
+
+
+def test_passwords_are_decoded() -> None:
+    """A URL cannot hold every character as it is."""
+    address = load({"DATABASE_URL": "postgresql://u:p%40%2Fss@h/d"}).postgres
+    assert address is not None
+    assert address.password == "p@/ss"
+    assert load({}).postgres is None
 
 
 def test_settings_are_frozen() -> None:

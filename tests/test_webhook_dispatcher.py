@@ -496,14 +496,13 @@ class Service:
     async def outbox(self) -> list[dict[str, Any]]:
         """The rows of the outbox in sequence."""
         sql = "SELECT * FROM webhook_deliveries ORDER BY sequence"
-        return await self.store._read(lambda connection: connection.execute(sql).fetchall())
+        return await self.store._rows(sql)
 
     async def stored(self, attempts: int) -> None:
         """Wait until so many attempts are in the tables."""
         sql = "SELECT COUNT(*) AS count FROM webhook_attempts"
         while True:
-            found = await self.store._read(lambda connection: connection.execute(sql).fetchone())
-            if found["count"] >= attempts:
+            if (await self.store._rows(sql))[0]["count"] >= attempts:
                 return
             await trio.sleep(0.005)
 

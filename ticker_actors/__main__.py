@@ -14,12 +14,12 @@ from ticker_actors.exchange.file import PaperFileUnusable
 from ticker_actors.mailbox import Stopped
 from ticker_actors.service import Address, StartError, serve
 from ticker_actors.settings import Settings, SettingsError, load
-from ticker_actors.store.sqlite import StoreError
+from ticker_actors.store.tables import StoreError
 
 OPTIONS = {
     "--host": "the address to listen on (HOST)",
     "--port": "the port to listen on (PORT)",
-    "--database-url": "sqlite:///file.db (DATABASE_URL)",
+    "--database-url": "sqlite:///file.db or postgresql://… (DATABASE_URL)",
     "--broker": "paper (BROKER)",
     "--log-format": "auto, console or json (LOG_FORMAT)",
 }
@@ -85,7 +85,7 @@ def _greet(settings: Settings, address: Address) -> None:
         url=address.url,
         stream=address.url.replace("http", "ws", 1),
         broker=settings.broker,
-        database=settings.database_file,
+        database=settings.database,
         key=key,
     )
     print(banner, file=sys.stderr, flush=True)

@@ -7,9 +7,8 @@ mailboxes cannot deadlock. Whatever fails unexpectedly ends the process; the nex
 import os
 import secrets
 import signal
-import socket
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -27,8 +26,11 @@ from ticker_actors.actors.webhook_dispatcher import WebhookDispatcher
 from ticker_actors.brokers.paper import open_paper
 from ticker_actors.mailbox import Actor, running
 from ticker_actors.metrics import Metrics
+from ticker_actors.model.ids import Chance
 from ticker_actors.settings import Settings
+from ticker_actors.store.owner import this_process
 from ticker_actors.store.sqlite import SqliteStore
+from ticker_actors.store.tables import Store
 from ticker_actors.web.app import create_app
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.server import open_listeners, serve_app
@@ -91,7 +93,7 @@ async def serve(
     poster = WebhookClient(allow_private=settings.private_webhooks)
     async with (
         listening(settings) as listeners,
-        SqliteStore.open(settings.database_file, now=clock.now(), chance=chance) as store,
+        open_store(settings, now=clock.now(), chance=chance) as store,
         opened(brokers, settings, clock) as accounts,
         running(
             StreamHub(store.installation.stream, metrics, settings.stream_connections_per_account),
@@ -110,7 +112,7 @@ async def serve(
                 chance,
                 metrics,
                 installation=store.installation.tag,
-                owner=process_name(),
+                owner=this_process(),
                 limits=settings.limits,
                 horizon=settings.absence_horizon_seconds,
                 max_attempts=settings.task_max_attempts,
@@ -170,6 +172,18 @@ async def listening(settings: Settings) -> AsyncGenerator[list[trio.SocketListen
             listener.socket.close()
 
 
+def open_store(
+    settings: Settings, *, now: datetime, chance: Chance
+) -> AbstractAsyncContextManager[Store]:
+    """The store that DATABASE_URL names."""
+    if settings.postgres is None:
+        return SqliteStore.open(settings.database_file, now=now, chance=chance)
+    # Who keeps a file need not wait for asyncpg's import.
+    from ticker_actors.store.postgres import PostgresStore  # noqa: PLC0415
+
+    return PostgresStore.open(settings.postgres, now=now, chance=chance)
+
+
 @asynccontextmanager
 async def opened(
     brokers: Mapping[str, Broker] | None, settings: Settings, clock: SystemClock
@@ -226,11 +240,6 @@ def depths(actors: tuple[Actor, ...]) -> Iterator[tuple[str, int]]:
         for number, mailbox in enumerate(actor.mailboxes):
             name = type(actor).__name__
             yield (f"{name}.{number}" if number else name), len(mailbox)
-
-
-def process_name() -> str:
-    """Names this process in the accounts it writes: host, pid."""
-    return f"{socket.gethostname()}/{os.getpid()}"
 
 
 class LoopLag:

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from ticker_actors.log import LogFormat, LogLevel
+from ticker_actors.model import database
 from ticker_actors.model.limits import Limits
 from ticker_actors.model.validation import complaint, hints
 
@@ -29,10 +30,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8080
     """0 lets the system choose; the banner says which."""
     database_url: str = "sqlite:///data/ticker.db"
+    """Or `postgresql://user:password@host/database`; `model/database.py` knows its parameters."""
     broker: Literal["paper"] = "paper"
     """Real orders are never the default and never inferred."""
     paper_file: str | None = None
-    """The paper exchange's own book; beside the SQLite file when not given."""
+    """The paper exchange's own book. Default: beside the SQLite file, else `data/paper.db`."""
     paper_funds: Annotated[int, Meta(ge=1, le=10**15)] = 1_000_000_000
     """Rupees: enough that nobody's first order is refused; at most what sums of ticks can hold."""
     paper_seed: int = 1
@@ -74,6 +76,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             return False
 
     @property
+    def postgres(self) -> database.Postgres | None:
+        """The PostgreSQL database, or None when it is a file of SQLite's."""
+        url = self.database_url
+        return database.postgres(url) if database.is_postgres(url) else None
+
+    @property
+    def database(self) -> str:
+        """The database as it may be shown: without its password."""
+        return str(self.postgres or self.database_file)
+
+    @property
     def database_file(self) -> Path:
         """The path in `sqlite:///relative.db` or `sqlite:////absolute.db`."""
         return Path(self.database_url.removeprefix("sqlite:///"))
@@ -83,6 +96,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Where the paper exchange keeps its book."""
         if self.paper_file is not None:
             return Path(self.paper_file)
+        if self.postgres is not None:
+            return Path("data/paper.db")
         return self.database_file.with_suffix(".paper.db")
 
     @property
@@ -131,21 +146,7 @@ def _split(text: str) -> tuple[str, ...]:
 
 def _check(settings: Settings) -> None:
     """Rules across settings."""
-    url = settings.database_url
-    if not url.startswith("sqlite:///") or not url.removeprefix("sqlite:///"):
-        scheme = url.split(":", 1)[0]
-        message = (
-            f"Setting DATABASE_URL must be sqlite:///file.db, not {scheme}: "
-            "PostgreSQL is not supported yet."
-        )
-        raise SettingsError(message)
-    if "?" in url:
-        raise SettingsError("Setting DATABASE_URL takes no parameters (after ?) for SQLite.")
-    if settings.database_file.name in {"", "..", ":memory:"}:
-        # A database in memory would lose what was acknowledged.
-        raise SettingsError("Setting DATABASE_URL must name a file: sqlite:///file.db.")
-    if settings.paper_path.resolve() == settings.database_file.resolve():
-        raise SettingsError("Setting PAPER_FILE must not name the file of DATABASE_URL.")
+    _check_database(settings)
     _check_doors(settings)
 
 
@@ -178,3 +179,26 @@ MIN_KEY_LENGTH = 16
 _KEY = re.compile(rf"[!-~]{{{MIN_KEY_LENGTH},}}")
 _HOST = re.compile(r"[A-Za-z0-9_.-]+|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _ORIGIN = re.compile(r"https?://[^/\s@?#]+")
+
+
+def _check_database(settings: Settings) -> None:
+    url = settings.database_url
+    if database.is_postgres(url):
+        try:
+            database.postgres(url)
+        except ValueError as error:
+            raise SettingsError(f"Setting DATABASE_URL {error}.") from None
+        return
+    if not url.removeprefix("sqlite:///") or not url.startswith("sqlite:///"):
+        scheme = url.split(":", 1)[0]
+        raise SettingsError(
+            "Setting DATABASE_URL must be sqlite:///file.db or "
+            f"postgresql://user:password@host/database, not {scheme}."
+        )
+    if "?" in url:
+        raise SettingsError("Setting DATABASE_URL takes no parameters (after ?) for SQLite.")
+    if settings.database_file.name in {"", "..", ":memory:"}:
+        # A database in memory would lose what was acknowledged.
+        raise SettingsError("Setting DATABASE_URL must name a file: sqlite:///file.db.")
+    if settings.paper_path.resolve() == settings.database_file.resolve():
+        raise SettingsError("Setting PAPER_FILE must not name the file of DATABASE_URL.")

@@ -1,4 +1,8 @@
-"""Rows and structs: how each model is laid in columns. The columns are named like the fields."""
+"""Rows and structs: every table's row as a struct, whose fields are named like the columns.
+
+Each store lays them down as its database wants them: SQLite as tuples of plain values (`of`),
+PostgreSQL as JSON that it takes apart itself. Both read them back with `to`.
+"""
 
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
@@ -8,57 +12,79 @@ import msgspec
 
 from ticker_actors.model.batches import Batch
 from ticker_actors.model.calendar import iso
-from ticker_actors.model.changes import Attempt, DeliveryResult, Webhook
+from ticker_actors.model.changes import Attempt, DeliveryResult, DeliveryState, Webhook
 from ticker_actors.model.events import Event
 from ticker_actors.model.orders import BrokerOrder, OrderView
 from ticker_actors.model.tasks import OrderTask
 
 S = TypeVar("S", bound=msgspec.Struct)
-Row = tuple[Any, ...]
+Row = Mapping[str, Any]
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `broker_orders`."""
+
+    account_id: str
+    order_id: str
+    trading_day: date
+    status: str
+    task_id: str | None
+    tag: str | None
+    version: int
+    data: BrokerOrder
+    updated_at: datetime
+
+
+class OutboxRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A new row of `webhook_deliveries`."""
+
+    delivery_id: str
+    webhook_id: str
+    account_id: str
+    sequence: int
+    event_id: str
+    event: str
+    order_key: str | None
+    state: DeliveryState
+    next_at: datetime
+    created_at: datetime
+    updated_at: datetime
+    body: str
+    """JSON, encoded once: what is stored is what is sent."""
+
+
+class DeliveryUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """What an attempt changes in a row of `webhook_deliveries`."""
+
+    state: DeliveryState
+    attempts: int
+    next_at: datetime | None
+    updated_at: datetime
+    delivery_id: str
+
 
 TASK = OrderTask.__struct_fields__
 ATTEMPT = Attempt.__struct_fields__
 BATCH = Batch.__struct_fields__
-EVENT = (
-    "account_id",
-    "sequence",
-    "event_id",
-    "event",
-    "order_id",
-    "order_key",
-    "order_version",
-    "data",
-    "created_at",
-)
-ORDER = (
-    "account_id",
-    "order_id",
-    "trading_day",
-    "status",
-    "task_id",
-    "tag",
-    "version",
-    "data",
-    "updated_at",
-)
+EVENT = Event.__struct_fields__
+ORDER = Order.__struct_fields__
 WEBHOOK = Webhook.__struct_fields__
+OUTBOX = OutboxRow.__struct_fields__
+ATTEMPT_RESULT = ("delivery_id", "attempt", "started_at", "seconds", "status_code", "error")
+
+TASK_FIXED = ("idempotency_key", "operation", "params", "created_at", "account_id", "intent")
+"""A task's identity and its request: written once."""
+ORDER_FIXED = ("trading_day",)
+"""The day of first sight."""
 
 _JSON_COLUMNS = frozenset({"params", "result", "task_ids", "answer", "events", "data"})
 
 
-def insert(table: str, columns: Iterable[str]) -> str:
-    """`INSERT INTO table (columns) VALUES (…)`."""
-    names = tuple(columns)
-    marks = ", ".join("?" * len(names))
-    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})"  # noqa: S608  # our names
-
-
-def upsert(table: str, columns: Iterable[str], key: str, fixed: Iterable[str] = ()) -> str:
-    """An insert that replaces the row of the same key, all but its `fixed` columns."""
-    names = tuple(columns)
+def replacing(columns: Iterable[str], key: str, fixed: Iterable[str] = ()) -> str:
+    """The clause that lets an insert replace the row of its key, all but the `fixed` columns."""
     kept = {*fixed, *(part.strip() for part in key.split(","))}
-    changes = ", ".join(f"{name} = excluded.{name}" for name in names if name not in kept)
-    return f"{insert(table, names)} ON CONFLICT ({key}) DO UPDATE SET {changes}"
+    changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in kept)
+    return f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
 
 
 def column(value: object) -> object:
@@ -68,7 +94,9 @@ def column(value: object) -> object:
             return iso(value)
         case date():
             return value.isoformat()
-        case dict() | tuple() | list():
+        case msgspec.Raw():
+            return bytes(value).decode()
+        case dict() | tuple() | list() | msgspec.Struct():
             return msgspec.json.encode(value).decode()
         case str():
             return str(value)  # an enum's plain value
@@ -76,54 +104,38 @@ def column(value: object) -> object:
             return value
 
 
-def of(struct: msgspec.Struct) -> Row:
-    """A struct whose fields are columns."""
-    return tuple(column(getattr(struct, name)) for name in struct.__struct_fields__)
+def of(struct: msgspec.Struct, columns: Iterable[str] | None = None) -> tuple[Any, ...]:
+    """The values of a struct's fields: of these columns, or of all."""
+    return tuple(column(getattr(struct, name)) for name in columns or struct.__struct_fields__)
 
 
-def of_event(event: Event) -> Row:
-    """A row of `order_events`."""
-    return (
-        event.account_id,
-        event.sequence,
-        event.event_id,
-        event.event,
-        event.order_id,
-        event.order_key,
-        event.order_version,
-        bytes(event.data).decode(),
-        iso(event.created_at),
+def of_order(view: OrderView, now: datetime) -> Order:
+    """The row of an order."""
+    return Order(
+        account_id=view.account_id,
+        order_id=view.order.order_id,
+        trading_day=view.trading_day,
+        status=view.order.status,
+        task_id=view.task_id,
+        tag=view.tag,
+        version=view.version,
+        data=view.order,
+        updated_at=now,
     )
 
 
-def of_order(view: OrderView, now: datetime) -> Row:
-    """A row of `broker_orders`."""
-    return (
-        view.account_id,
-        view.order.order_id,
-        view.trading_day.isoformat(),
-        view.order.status,
-        view.task_id,
-        view.tag,
-        view.version,
-        msgspec.json.encode(view.order).decode(),
-        iso(now),
+def of_result(result: DeliveryResult, now: datetime) -> DeliveryUpdate:
+    """What an attempt changes in its delivery."""
+    return DeliveryUpdate(
+        state=result.state,
+        attempts=result.attempt,
+        next_at=result.next_at,
+        updated_at=now,
+        delivery_id=result.delivery_id,
     )
 
 
-def of_attempt_result(result: DeliveryResult) -> Row:
-    """A row of `webhook_attempts`."""
-    return (
-        result.delivery_id,
-        result.attempt,
-        iso(result.started_at),
-        result.seconds,
-        result.status_code,
-        result.error,
-    )
-
-
-def to(kind: type[S], row: Mapping[str, Any]) -> S:
+def to(kind: type[S], row: Row) -> S:
     """The struct that a row of its columns holds."""
     fields = {
         name: msgspec.json.decode(value) if name in _JSON_COLUMNS and value is not None else value
@@ -133,7 +145,7 @@ def to(kind: type[S], row: Mapping[str, Any]) -> S:
     return msgspec.convert(fields, kind, strict=False)
 
 
-def to_order(row: Mapping[str, Any]) -> OrderView:
+def to_order(row: Row) -> OrderView:
     """The order that a row of `broker_orders` holds."""
     return OrderView(
         account_id=row["account_id"],
@@ -141,12 +153,13 @@ def to_order(row: Mapping[str, Any]) -> OrderView:
         task_id=row["task_id"],
         tag=row["tag"],
         version=row["version"],
-        trading_day=date.fromisoformat(row["trading_day"]),
+        trading_day=msgspec.convert(row["trading_day"], date),
     )
 
 
-def to_event(row: Mapping[str, Any]) -> Event:
+def to_event(row: Row) -> Event:
     """The event that a row of `order_events` holds."""
-    fields = {**row, "data": msgspec.Raw(row["data"].encode())}
-    fields["created_at"] = datetime.fromisoformat(row["created_at"])
+    fields = {name: row[name] for name in EVENT}
+    fields["data"] = msgspec.Raw(row["data"].encode())
+    fields["created_at"] = msgspec.convert(row["created_at"], datetime)
     return Event(**fields)

@@ -8,28 +8,23 @@ misses it.
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 import structlog
 import trio
 
-from ticker_actors.model import events as catalogue
 from ticker_actors.model import ids
-from ticker_actors.model.batches import Batch
-from ticker_actors.model.calendar import iso, trading_day
+from ticker_actors.model.calendar import iso
 from ticker_actors.model.changes import (
-    Attempt,
     Change,
     CommitAnswer,
     Committed,
     Delivery,
-    DeliveryResult,
     Installation,
     Key,
     KeyTaken,
@@ -37,12 +32,16 @@ from ticker_actors.model.changes import (
     Unstorable,
     Webhook,
 )
-from ticker_actors.model.events import Event
-from ticker_actors.model.orders import OrderView
-from ticker_actors.model.tasks import OrderTask
 from ticker_actors.store import rows
-
-T = TypeVar("T")
+from ticker_actors.store.tables import (
+    ORDERED_ATTEMPTS,
+    StaleEpochError,
+    Store,
+    StoreError,
+    Subscriptions,
+    new_installation,
+    numbered,
+)
 
 BUSY_SECONDS = 1.0
 """How long to wait for somebody else's lock (a backup, a shell) before saying so and going on."""
@@ -50,64 +49,41 @@ READERS = 4
 """Connections for reading; each is a thread at work, and the machine has few cores."""
 OLDEST_SQLITE = (3, 37, 0)
 """The first with STRICT tables."""
-ORDERED_ATTEMPTS = 4
-"""Deliveries of one order wait for an earlier one until it has failed this often (up to 1 min)."""
 
 _log = structlog.get_logger(__name__)
 
 
-class StoreError(Exception):
-    """The store cannot be opened. Its message is one sentence for the operator."""
+def _insert(table: str, columns: Iterable[str]) -> str:
+    names = tuple(columns)
+    marks = ", ".join("?" * len(names))
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})"
 
 
-class StaleEpochError(Exception):
-    """Another process has taken the account over: this one must not write another word."""
+def _upsert(table: str, columns: Sequence[str], key: str, fixed: Iterable[str] = ()) -> str:
+    return _insert(table, columns) + rows.replacing(columns, key, fixed)
 
 
-_INSERT_KEY = (
-    rows.insert("idempotency_keys", Key.__struct_fields__) + " ON CONFLICT (key) DO NOTHING"
-)
-_UPSERT_TASK = rows.upsert(
-    "order_tasks",
-    rows.TASK,
-    "task_id",
-    fixed=("idempotency_key", "operation", "params", "created_at", "account_id", "intent"),
-)
-_UPSERT_ATTEMPT = rows.upsert("task_attempts", rows.ATTEMPT, "task_id, send")
-_UPSERT_BATCH = rows.upsert("batches", rows.BATCH, "batch_id")
-_UPSERT_ORDER = rows.upsert(
-    "broker_orders", rows.ORDER, "account_id, order_id", fixed=("trading_day",)
-)
-_INSERT_EVENT = rows.insert("order_events", rows.EVENT)
-_UPSERT_WEBHOOK = rows.upsert("webhooks", rows.WEBHOOK, "webhook_id")
-_INSERT_DELIVERY = rows.insert(
-    "webhook_deliveries",
-    (
-        "delivery_id",
-        "webhook_id",
-        "account_id",
-        "sequence",
-        "event_id",
-        "event",
-        "order_key",
-        "body",
-        "state",
-        "next_at",
-        "created_at",
-        "updated_at",
-    ),
+_INSERT_KEY = _insert("idempotency_keys", Key.__struct_fields__) + " ON CONFLICT (key) DO NOTHING"
+_UPSERT_TASK = _upsert("order_tasks", rows.TASK, "task_id", rows.TASK_FIXED)
+_UPSERT_ATTEMPT = _upsert("task_attempts", rows.ATTEMPT, "task_id, send")
+_UPSERT_BATCH = _upsert("batches", rows.BATCH, "batch_id")
+_UPSERT_ORDER = _upsert("broker_orders", rows.ORDER, "account_id, order_id", rows.ORDER_FIXED)
+_INSERT_EVENT = _insert("order_events", rows.EVENT)
+_UPSERT_WEBHOOK = _upsert("webhooks", rows.WEBHOOK, "webhook_id")
+_INSERT_DELIVERY = _insert("webhook_deliveries", rows.OUTBOX)
+_UPDATE_DELIVERY = (  # one that was given up meanwhile is not tried again
+    "UPDATE webhook_deliveries SET attempts = ?2, updated_at = ?4, "
+    "state = iif(state = 'pending' OR ?1 = 'succeeded', ?1, state), "
+    "next_at = iif(state = 'pending', ?3, NULL) WHERE delivery_id = ?5"
 )
 _GIVE_UP_DELIVERIES = (
     "UPDATE webhook_deliveries SET state = 'failed', next_at = NULL, updated_at = ? "
     "WHERE webhook_id = ? AND state = 'pending'"
 )
-_INSERT_ATTEMPT_RESULT = (
-    "INSERT OR REPLACE INTO webhook_attempts "
-    "(delivery_id, attempt, started_at, seconds, status_code, error) VALUES (?, ?, ?, ?, ?, ?)"
-)
+_UPSERT_ATTEMPT_RESULT = _upsert("webhook_attempts", rows.ATTEMPT_RESULT, "delivery_id, attempt")
 
 
-class SqliteStore:
+class SqliteStore(Store):
     """The tables, for one process at a time. Open it with `SqliteStore.open`."""
 
     def __init__(
@@ -119,7 +95,7 @@ class SqliteStore:
         self.installation = installation
         self._writer = writer
         self._epochs: dict[str, int] = {}
-        self._subscriptions = _subscriptions(writer)
+        self._subscriptions = Subscriptions(_webhooks(writer))
         self._idle = list(readers)
         self._reading = trio.CapacityLimiter(len(readers))
         self._writing = trio.CapacityLimiter(1)
@@ -155,7 +131,7 @@ class SqliteStore:
     async def take_over(self, account_id: str, owner: str, now: datetime) -> Recovered:
         """Become the account's writer: raise its epoch, and load what is not finished."""
 
-        def take_over() -> Recovered:
+        def take_over() -> tuple[int, int]:
             with closing(self._writer.cursor()) as cursor, _transaction(cursor):
                 cursor.execute(
                     "INSERT INTO accounts (account_id, owner, epoch) VALUES (?, ?, 1) "
@@ -165,9 +141,10 @@ class SqliteStore:
                 )
                 epoch, head = cursor.fetchone().values()
             self._epochs[account_id] = epoch
-            return _recover(self._writer, account_id, epoch, head, now)
+            return epoch, head
 
-        return await trio.to_thread.run_sync(take_over, limiter=self._writing)
+        epoch, head = await trio.to_thread.run_sync(take_over, limiter=self._writing)
+        return await self._recover(account_id, epoch, head, now)
 
     async def commit(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
         """Write all the changes in one transaction; the answers are theirs, in order.
@@ -190,10 +167,7 @@ class SqliteStore:
     def _commit_together(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
         with closing(self._writer.cursor()) as cursor, _transaction(cursor):
             answers = [self._write(cursor, change, now) for change in changes]
-        for change, answer in zip(changes, answers, strict=True):
-            if isinstance(answer, Committed):
-                for webhook in change.webhooks:
-                    self._subscribe(webhook)
+        self._subscriptions.note(changes, answers)
         return answers
 
     def _write(self, cursor: sqlite3.Cursor, change: Change, now: datetime) -> CommitAnswer:
@@ -205,20 +179,24 @@ class SqliteStore:
         cursor.executemany(_UPSERT_TASK, map(rows.of, change.tasks))
         cursor.executemany(_UPSERT_ATTEMPT, map(rows.of, change.attempts))
         cursor.executemany(_UPSERT_BATCH, map(rows.of, change.batches))
-        cursor.executemany(_UPSERT_ORDER, (rows.of_order(view, now) for view in change.orders))
+        orders = (rows.of(rows.of_order(view, now)) for view in change.orders)
+        cursor.executemany(_UPSERT_ORDER, orders)
         for webhook in change.webhooks:
             cursor.execute(_UPSERT_WEBHOOK, rows.of(webhook))
             if webhook.deleted:
                 cursor.execute(_GIVE_UP_DELIVERIES, (iso(now), webhook.webhook_id))
-        events = tuple(
-            msgspec.structs.replace(event, sequence=number)
-            for number, event in enumerate(change.events, start=head - len(change.events) + 1)
+        events = numbered(change.events, head - len(change.events))
+        cursor.executemany(_INSERT_EVENT, map(rows.of, events))
+        stream = self.installation.stream
+        outbox = [row for event in events for row in self._subscriptions.deliveries(event, stream)]
+        # The last column, the body, is bytes here.
+        cursor.executemany(
+            _INSERT_DELIVERY, ((*rows.of(row)[:-1], row.body.encode()) for row in outbox)
         )
-        cursor.executemany(_INSERT_EVENT, map(rows.of_event, events))
-        outbox = [row for event in events for row in self._deliveries(event)]
-        cursor.executemany(_INSERT_DELIVERY, outbox)
-        for result in change.deliveries:
-            _record(cursor, result, now)
+        updates = (rows.of(rows.of_result(result, now)) for result in change.deliveries)
+        cursor.executemany(_UPDATE_DELIVERY, updates)
+        results = (rows.of(result, rows.ATTEMPT_RESULT) for result in change.deliveries)
+        cursor.executemany(_UPSERT_ATTEMPT_RESULT, results)
         return Committed(events, len(outbox))
 
     def _take_sequences(self, cursor: sqlite3.Cursor, account_id: str, count: int) -> int:
@@ -230,161 +208,19 @@ class SqliteStore:
         )
         row = cursor.fetchone()
         if row is None:
-            message = f"Account {account_id} has another writer."
-            raise StaleEpochError(message)
+            raise StaleEpochError(account_id)
         return int(row["head_sequence"])
 
-    def _deliveries(self, event: Event) -> list[tuple[object, ...]]:
-        """The event's rows in the outbox, one for each subscription that wants it."""
-        wanted = [
-            webhook
-            for webhook in self._subscriptions.get(event.account_id, {}).values()
-            if webhook.active and event.event in webhook.events
-        ]
-        if not wanted:
-            return []
-        at = iso(event.created_at)
-        body = catalogue.webhook_body(event, self.installation.stream)
-        return [
-            (
-                f"dlv_{event.event_id.removeprefix('evt_')}_{webhook.webhook_id}",
-                webhook.webhook_id,
-                event.account_id,
-                event.sequence,
-                event.event_id,
-                event.event,
-                event.order_key or event.order_id,
-                body,
-                "pending",
-                at,
-                at,
-                at,
-            )
-            for webhook in wanted
-        ]
-
-    def _subscribe(self, webhook: Webhook) -> None:
-        known = self._subscriptions.setdefault(webhook.account_id, {})
-        if webhook.deleted:
-            known.pop(webhook.webhook_id, None)
-        else:
-            known[webhook.webhook_id] = webhook
-
-    # Reads, each on a connection of its own, so that they never wait for a commit.
-
-    async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        def run() -> T:
+    async def _rows(self, sql: str, *values: object) -> list[dict[str, Any]]:
+        def run() -> list[dict[str, Any]]:
             connection = self._idle.pop()  # there is one: the limiter lets no more in
             try:
-                return query(connection)
+                found = connection.execute(sql.replace("$", "?"), tuple(map(rows.column, values)))
+                return found.fetchall()
             finally:
                 self._idle.append(connection)
 
         return await trio.to_thread.run_sync(run, limiter=self._reading)
-
-    async def _all(self, kind: type[msgspec.Struct], sql: str, *values: object) -> list[Any]:
-        return await self._read(
-            lambda connection: [rows.to(kind, row) for row in connection.execute(sql, values)]
-        )
-
-    async def task(self, task_id: str) -> OrderTask | None:
-        """One task, or None."""
-        found = await self._all(OrderTask, "SELECT * FROM order_tasks WHERE task_id = ?", task_id)
-        return found[0] if found else None
-
-    async def key(self, key: str) -> Key | None:
-        """An idempotency key, and what was made under it, or None."""
-        found = await self._all(Key, "SELECT * FROM idempotency_keys WHERE key = ?", key)
-        return found[0] if found else None
-
-    async def task_by_intent(self, intent: str) -> OrderTask | None:
-        """The task whose orders carry this intent in their tag, or None."""
-        found = await self._all(OrderTask, "SELECT * FROM order_tasks WHERE intent = ?", intent)
-        return found[0] if found else None
-
-    async def attempts(self, task_id: str) -> list[Attempt]:
-        """The sends of a task, in order."""
-        return await self._all(
-            Attempt, "SELECT * FROM task_attempts WHERE task_id = ? ORDER BY send", task_id
-        )
-
-    async def tasks(
-        self,
-        *,
-        account_id: str | None,
-        status: str | None,
-        batch_id: str | None,
-        before: str | None,
-        limit: int,
-    ) -> list[OrderTask]:
-        """Tasks, newest first, before the id `before` (ids sort by time)."""
-        return await self._all(
-            OrderTask,
-            "SELECT * FROM order_tasks WHERE (?1 IS NULL OR account_id = ?1) "
-            "AND (?2 IS NULL OR status = ?2) AND (?3 IS NULL OR batch_id = ?3) "
-            "AND (?4 IS NULL OR task_id < ?4) ORDER BY task_id DESC LIMIT ?5",
-            account_id,
-            status,
-            batch_id,
-            before,
-            limit,
-        )
-
-    async def task_statistics(self) -> list[tuple[str, int, float]]:
-        """Status, count and average attempts."""
-        sql = "SELECT status, COUNT(*), AVG(attempts) FROM order_tasks GROUP BY status"
-        return await self._read(
-            lambda connection: [tuple(row.values()) for row in connection.execute(sql)]
-        )
-
-    async def batch(self, batch_id: str) -> Batch | None:
-        """One batch, or None."""
-        found = await self._all(Batch, "SELECT * FROM batches WHERE batch_id = ?", batch_id)
-        return found[0] if found else None
-
-    async def orders(self, account_id: str, day: date) -> list[OrderView]:
-        """The account's orders first seen on an IST day, oldest first."""
-        sql = "SELECT * FROM broker_orders WHERE account_id = ? AND trading_day = ? ORDER BY rowid"
-        return await self._read(
-            lambda connection: [
-                rows.to_order(row) for row in connection.execute(sql, (account_id, day.isoformat()))
-            ]
-        )
-
-    async def order(self, account_id: str, order_id: str) -> OrderView | None:
-        """One order of any day, or None."""
-        sql = "SELECT * FROM broker_orders WHERE account_id = ? AND order_id = ?"
-        found = await self._read(
-            lambda connection: [
-                rows.to_order(row) for row in connection.execute(sql, (account_id, order_id))
-            ]
-        )
-        return found[0] if found else None
-
-    async def order_events(self, account_id: str, order_id: str) -> list[Event]:
-        """What was told of one order, in order."""
-        sql = "SELECT * FROM order_events WHERE account_id = ? AND order_id = ? ORDER BY sequence"
-        return await self._read(
-            lambda connection: [
-                rows.to_event(row) for row in connection.execute(sql, (account_id, order_id))
-            ]
-        )
-
-    async def webhooks(self, account_id: str | None) -> list[Webhook]:
-        """Subscriptions that are not deleted, oldest first."""
-        return await self._all(
-            Webhook,
-            "SELECT * FROM webhooks WHERE deleted = 0 AND (?1 IS NULL OR account_id = ?1) "
-            "ORDER BY created_at, webhook_id",
-            account_id,
-        )
-
-    async def webhook(self, webhook_id: str) -> Webhook | None:
-        """One subscription that is not deleted, or None."""
-        found = await self._all(
-            Webhook, "SELECT * FROM webhooks WHERE webhook_id = ? AND deleted = 0", webhook_id
-        )
-        return found[0] if found else None
 
     async def due_deliveries(self, now: datetime, each: int) -> list[Delivery]:
         """Deliveries whose time has come, oldest first, at most `each` of one subscription.
@@ -395,30 +231,18 @@ class SqliteStore:
             Delivery,
             "SELECT d.*, w.url, w.secret FROM webhooks w CROSS JOIN webhook_deliveries d "
             "ON d.delivery_id IN (SELECT c.delivery_id FROM webhook_deliveries c "
-            "WHERE c.webhook_id = w.webhook_id AND c.state = 'pending' AND c.next_at <= ?1 "
+            "WHERE c.webhook_id = w.webhook_id AND c.state = 'pending' AND c.next_at <= $1 "
             "AND NOT EXISTS (SELECT 1 FROM webhook_deliveries e WHERE e.state = 'pending' "
             "AND e.webhook_id = c.webhook_id AND e.order_key = c.order_key "
-            "AND e.sequence < c.sequence AND e.attempts <= ?4) "
-            "ORDER BY c.next_at LIMIT ?2) "
-            "WHERE w.deleted = 0 AND w.account_id IN (SELECT value FROM json_each(?3)) "
+            "AND e.sequence < c.sequence AND e.attempts <= $4) "
+            "ORDER BY c.next_at LIMIT $2) "
+            "WHERE w.deleted = 0 AND w.account_id IN (SELECT value FROM json_each($3)) "
             "ORDER BY d.next_at, d.sequence",
-            iso(now),
+            now,
             each,
-            msgspec.json.encode(list(self._epochs)).decode(),
+            list(self._epochs),
             ORDERED_ATTEMPTS,
         )
-
-    async def next_delivery_at(self, after: datetime) -> datetime | None:
-        """When the first delivery that is not due yet will be, or None."""
-        sql = (
-            "SELECT MIN((SELECT MIN(d.next_at) FROM webhook_deliveries d WHERE "
-            "d.webhook_id = w.webhook_id AND d.state = 'pending' AND d.next_at > ?)) AS at "
-            "FROM webhooks w WHERE w.deleted = 0"
-        )
-        text = await self._read(
-            lambda connection: connection.execute(sql, (iso(after),)).fetchone()["at"]
-        )
-        return None if text is None else datetime.fromisoformat(text)
 
 
 @contextmanager
@@ -446,17 +270,6 @@ def _begin(cursor: sqlite3.Cursor) -> None:
             trio.from_thread.check_cancelled()  # else a stop would wait as long
         else:
             return
-
-
-def _record(cursor: sqlite3.Cursor, result: DeliveryResult, now: datetime) -> None:
-    """What became of an attempt. One that was given up meanwhile is not tried again."""
-    cursor.execute(
-        "UPDATE webhook_deliveries SET attempts = ?1, updated_at = ?2, "
-        "state = iif(state = 'pending' OR ?3 = 'succeeded', ?3, state), "
-        "next_at = iif(state = 'pending', ?4, NULL) WHERE delivery_id = ?5",
-        (result.attempt, iso(now), result.state, rows.column(result.next_at), result.delivery_id),
-    )
-    cursor.execute(_INSERT_ATTEMPT_RESULT, rows.of_attempt_result(result))
 
 
 def _key(cursor: sqlite3.Cursor, key: str) -> Key:
@@ -537,57 +350,16 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
 def _installation(
     connection: sqlite3.Connection, now: datetime, chance: ids.Chance
 ) -> Installation:
+    made = new_installation(chance)
     connection.execute(
         "INSERT INTO installation (stream, tag, created_at) "
         "SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM installation)",
-        (ids.stream(chance), ids.base36(chance(16), 3), iso(now)),
+        (made.stream, made.tag, iso(now)),
     )
     row = connection.execute("SELECT stream, tag FROM installation").fetchone()
     return rows.to(Installation, row)
 
 
-def _subscriptions(connection: sqlite3.Connection) -> dict[str, dict[str, Webhook]]:
-    known: dict[str, dict[str, Webhook]] = {}
-    for row in connection.execute("SELECT * FROM webhooks WHERE deleted = 0"):
-        webhook = rows.to(Webhook, row)
-        known.setdefault(webhook.account_id, {})[webhook.webhook_id] = webhook
-    return known
-
-
-def _recover(
-    connection: sqlite3.Connection, account_id: str, epoch: int, head: int, now: datetime
-) -> Recovered:
-    def select(kind: type[rows.S], sql: str, *values: object) -> tuple[rows.S, ...]:
-        found = connection.execute(sql, (account_id, *values))
-        return tuple(rows.to(kind, row) for row in found)
-
-    tasks = select(
-        OrderTask,
-        "SELECT * FROM order_tasks WHERE account_id = ?1 AND (phase NOT IN ('done', 'dead') OR "
-        "batch_id IN (SELECT batch_id FROM batches WHERE account_id = ?1 AND completed_at IS NULL))"
-        " ORDER BY created_at, rowid",
-    )
-    batches = select(Batch, "SELECT * FROM batches WHERE account_id = ? AND completed_at IS NULL")
-    orders = tuple(
-        rows.to_order(row)
-        for row in connection.execute(
-            "SELECT * FROM broker_orders WHERE account_id = ?1 AND (trading_day = ?2 OR task_id IN "
-            "(SELECT task_id FROM order_tasks WHERE batch_id IN (SELECT batch_id FROM batches "
-            "WHERE account_id = ?1 AND completed_at IS NULL))) ORDER BY rowid",
-            (account_id, trading_day(now).isoformat()),
-        )
-    )
-    attempts = select(
-        Attempt,
-        "SELECT * FROM task_attempts WHERE account_id = ? AND sent_at > ? ORDER BY sent_at",
-        iso(now - timedelta(days=1)),
-    )
-    return Recovered(
-        account_id=account_id,
-        epoch=epoch,
-        head_sequence=head,
-        tasks=tasks,
-        batches=batches,
-        orders=orders,
-        attempts=attempts,
-    )
+def _webhooks(connection: sqlite3.Connection) -> list[Webhook]:
+    found = connection.execute("SELECT * FROM webhooks WHERE NOT deleted")
+    return [rows.to(Webhook, row) for row in found]

@@ -13,12 +13,14 @@ from ticker_actors.mailbox import Busy, Stopped
 from ticker_actors.web import batches, operating, stream, tasks, webhooks
 from ticker_actors.web.doors import Doors
 from ticker_actors.web.parts import Parts
-from ticker_actors.web.problems import Problem, overloaded, stopping
+from ticker_actors.web.problems import Problem, database_away, overloaded, stopping
 
 MAX_BODY_BYTES = 256 * 1024
 """50 legs are about 25 KB; a body far above that is a mistake or an attack."""
 REST_SECONDS = 0.2
 """How long a refused request may take to arrive, for its connection to live on."""
+
+_WITHOUT_DATABASE = frozenset({"/", "/health", "/metrics"})
 
 _WORDS = {
     HTTPStatus.NOT_FOUND: "There is nothing at {request.path}.",
@@ -50,6 +52,8 @@ def create_app(parts: Parts) -> QuartTrio:
         doors.check(request)
         if parts.stopping.is_set() and request.path != "/health":
             raise stopping()
+        if parts.tables.away_seconds and request.path not in _WITHOUT_DATABASE:
+            raise database_away()
         return doors.preflight(request)
 
     @app.before_websocket

@@ -59,10 +59,13 @@ def blueprint(parts: Parts, doors: Doors) -> Blueprint:
         )
 
     async def store() -> dict[str, Any]:
-        waited = parts.commit_age()
-        if waited > CHECK_SECONDS:
+        waited = max(parts.commit_age(), parts.tables.away_seconds)
+        if parts.tables.away_seconds or waited > CHECK_SECONDS:
             status = "degraded" if waited < AWAY_SECONDS else "unhealthy"
-            message = f"a transaction has been waiting for {waited:.0f} s: is the file locked?"
+            message = (
+                f"a transaction has been waiting for {waited:.0f} s: "
+                "is the database away, or its file locked?"
+            )
             return {"status": status, "message": message}
         with trio.move_on_after(CHECK_SECONDS):
             began = trio.current_time()

@@ -27,6 +27,11 @@ T = TypeVar("T")
 class Tables(Protocol):
     """What the handlers read, on connections that never wait for a commit."""
 
+    @property
+    def away_seconds(self) -> float:
+        """For how long the database has not answered; 0.0 while it does."""
+        ...
+
     async def task(self, task_id: str) -> OrderTask | None:
         """One task, or None."""
         ...

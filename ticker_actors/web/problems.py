@@ -68,6 +68,15 @@ def overloaded() -> Problem:
     )
 
 
+def database_away() -> Problem:
+    """Nothing can be made durable now, so nothing is taken."""
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The database does not answer; nothing was stored. Try again shortly.",
+        retry_after=2,
+    )
+
+
 def stopping() -> Problem:
     """The service is going down."""
     return Problem(

