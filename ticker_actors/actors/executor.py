@@ -26,7 +26,7 @@ from ticker_actors.model import ids, risk
 from ticker_actors.model.batches import Batch
 from ticker_actors.model.changes import Committed, Key, KeyTaken, Owned
 from ticker_actors.model.limits import Limits
-from ticker_actors.model.orders import OrderChanges, OrderView, PlaceOrder
+from ticker_actors.model.orders import OrderChanges, PlaceOrder
 from ticker_actors.model.tasks import OrderTask, Phase, create
 
 A = TypeVar("A")
@@ -173,29 +173,12 @@ class GetBatch(Request[Mapping[str, Any] | None]):
 
 
 @dataclass(frozen=True, slots=True)
-class GetOrder(Request[OrderView | None]):
-    """An order of today in the merged view, or None."""
-
-    account_id: str
-    order_id: str
-
-
-@dataclass(frozen=True, slots=True)
 class GetLanes(Request[tuple[LaneState, ...]]):
     """How every account stands."""
 
 
 Urgent = CancelOrder | CancelTask
-Ordinary = (
-    SubmitOrder
-    | ModifyOrder
-    | SubmitBatch
-    | AwaitTask
-    | AwaitBatch
-    | GetBatch
-    | GetOrder
-    | GetLanes
-)
+Ordinary = SubmitOrder | ModifyOrder | SubmitBatch | AwaitTask | AwaitBatch | GetBatch | GetLanes
 
 
 class ExecutorActor:
@@ -311,10 +294,6 @@ class ExecutorActor:
         """What is true now of a batch under way; None when it is not."""
         return await self._ordinary.ask(GetBatch(batch_id))
 
-    async def order(self, account_id: str, order_id: str) -> OrderView | None:
-        """An order of today."""
-        return await self._ordinary.ask(GetOrder(account_id, order_id))
-
     async def lanes(self) -> tuple[LaneState, ...]:
         """How every account stands."""
         return await self._ordinary.ask(GetLanes())
@@ -359,7 +338,7 @@ class ExecutorActor:
         for lane in self._lanes.values():
             lane.close()
 
-    async def _read(  # noqa: C901  # a list of messages
+    async def _read(  # a list of messages
         self, mailbox: Mailbox[Any], nursery: trio.Nursery
     ) -> None:
         async for message, reply in mailbox:
@@ -370,8 +349,6 @@ class ExecutorActor:
                 case GetBatch(batch_id=batch_id):
                     answers = (lane.batch_answer(batch_id) for lane in self._lanes.values())
                     reply(next((answer for answer in answers if answer is not None), None))
-                case GetOrder(account_id=account_id, order_id=order_id):
-                    reply(self._lanes[account_id].ledger.views.get(order_id))
                 case GetLanes():
                     reply(tuple(lane.state() for lane in self._lanes.values()))
                 case SubmitOrder():

@@ -99,6 +99,7 @@ def blueprint(parts: Parts, doors: Doors) -> Blueprint:
             "broker": parts.settings.broker,
             "unsent": lane.unsent,
             "unfinished": lane.unfinished,
+            **({"book_unread_seconds": round(lane.unread_seconds)} if worries else {}),
             **({"message": "; ".join(worries)} if worries else {}),
         }
 
