@@ -118,7 +118,7 @@ class PaperFile:
                 [(*p.key, p.net, p.cost, p.realised) for p in unsaved.positions],
             )
             self._connection.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # cancelled or not, it is raised again
             self._connection.close()
             raise
 

@@ -9,7 +9,7 @@ IST = timezone(timedelta(hours=5, minutes=30), "IST")
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Now, on both clocks: the wall's for what is written, the process's own for waiting."""
+    """Now, on both clocks. `at` never goes back within a process, as its lane sees to."""
 
     at: datetime
     mono: float

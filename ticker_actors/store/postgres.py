@@ -568,7 +568,7 @@ class PostgresStore(Store):
                     await trio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
                     continue
-                except BaseException:
+                except BaseException:  # cancelled or not, it is raised again
                     _terminate(connection)
                     raise
                 if connection is not None:

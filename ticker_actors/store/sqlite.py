@@ -252,7 +252,7 @@ def _transaction(cursor: sqlite3.Cursor) -> Iterator[None]:
     try:
         yield
         cursor.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # cancelled or not, it is raised again
         if cursor.connection.in_transaction:
             cursor.execute("ROLLBACK")
         raise
@@ -312,7 +312,7 @@ def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             connection.execute("PRAGMA query_only = ON")
         else:
             _make_durable(connection, path)
-    except BaseException:
+    except BaseException:  # cancelled or not, it is raised again
         connection.close()
         raise
     return connection

@@ -31,7 +31,7 @@ from ticker_actors.model.tasks import OrderTask
 from ticker_actors.store import rows
 
 ORDERED_ATTEMPTS = 4
-"""Deliveries of one order wait for an earlier one until it has failed this often (up to 1 min)."""
+"""Later deliveries of an order wait until one has failed more often: through its 5 min pause."""
 
 
 class StoreError(Exception):
