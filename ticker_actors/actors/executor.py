@@ -338,9 +338,7 @@ class ExecutorActor:
         for lane in self._lanes.values():
             lane.close()
 
-    async def _read(  # a list of messages
-        self, mailbox: Mailbox[Any], nursery: trio.Nursery
-    ) -> None:
+    async def _read(self, mailbox: Mailbox[Any], nursery: trio.Nursery) -> None:
         async for message, reply in mailbox:
             match message:
                 case AwaitTask(task_id=name) | AwaitBatch(batch_id=name):
