@@ -23,8 +23,9 @@ from ticker_actors.model import database
 from ticker_actors.model.changes import Attempt, Committed, Key, KeyTaken
 from ticker_actors.model.tasks import Phase, Reason, TaskStatus
 from ticker_actors.store import owner as owners
-from ticker_actors.store import postgres
-from ticker_actors.store.postgres import PostgresStore, Transaction
+from ticker_actors.store import postgres, postgres_link
+from ticker_actors.store.postgres import PostgresStore
+from ticker_actors.store.postgres_commit import Transaction
 from ticker_actors.store.tables import StaleEpochError, StoreError
 
 ME = owners.this_process()
@@ -104,7 +105,7 @@ async def test_what_a_frozen_backend_runs_late_writes_nothing(
     await commit(store, change(task(1), events=(event("1"),)))
     late = replace_ids(losing.lost[0])
     with pytest.raises(asyncpg.NotNullViolationError):
-        await store._call(store._writer.fetch, late.sql, *late.arguments)
+        await store._link.call(store._writer.fetch, late.sql, *late.arguments)
     assert place.execute("SELECT task_id FROM order_tasks") == [("task_1",)]
     assert await commit(store, change(task(2), events=(event("2"),))) == [Committed]
 
@@ -290,8 +291,8 @@ async def test_a_server_frozen_for_too_long_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What its backend had received may be run when it thaws; the answer is right either way."""
-    monkeypatch.setattr(postgres, "ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr(postgres, "CONNECT_SECONDS", 0.5)
+    monkeypatch.setattr(postgres_link, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(postgres_link, "CONNECT_SECONDS", 0.5)
 
     async def freeze(load: Load) -> None:
         for _ in range(3):
@@ -337,7 +338,7 @@ async def test_a_table_that_somebody_locks(
     place: PostgresPlace, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
     """Longer than a statement waits for it: it is begun anew until the lock is free."""
-    monkeypatch.setitem(postgres._SESSION, "lock_timeout", "150")
+    monkeypatch.setitem(postgres_link.SESSION, "lock_timeout", "150")
 
     async def lock(load: Load) -> None:
         with locked(place, table):
@@ -622,7 +623,7 @@ async def test_a_commit_is_on_the_disk_when_it_returns(store: PostgresStore) -> 
     """Whatever the server's own default is."""
     wanted = {"synchronous_commit": "on", "transaction_isolation": "read committed"}
     for name, value in wanted.items():
-        assert await store._call(store._writer.fetchval, f"SHOW {name}") == value
+        assert await store._link.call(store._writer.fetchval, f"SHOW {name}") == value
 
 
 async def test_a_newer_versions_database_is_refused(place: PostgresPlace) -> None:

@@ -21,7 +21,7 @@ from tests.service.harness import (
     eventually,
     new_client,
 )
-from ticker_actors.store.postgres import LEASE_SECONDS
+from ticker_actors.store.postgres_commit import LEASE_SECONDS
 
 pytestmark = pytest.mark.slow
 

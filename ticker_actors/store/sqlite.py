@@ -95,7 +95,7 @@ class SqliteStore(Store):
         self.installation = installation
         self._writer = writer
         self._epochs: dict[str, int] = {}
-        self._subscriptions = Subscriptions(_webhooks(writer))
+        self._subscriptions = Subscriptions(_webhooks(writer), installation.stream)
         self._idle = list(readers)
         self._reading = trio.CapacityLimiter(len(readers))
         self._writing = trio.CapacityLimiter(1)
@@ -187,8 +187,7 @@ class SqliteStore(Store):
                 cursor.execute(_GIVE_UP_DELIVERIES, (iso(now), webhook.webhook_id))
         events = numbered(change.events, head - len(change.events))
         cursor.executemany(_INSERT_EVENT, map(rows.of, events))
-        stream = self.installation.stream
-        outbox = [row for event in events for row in self._subscriptions.deliveries(event, stream)]
+        outbox = [row for event in events for row in self._subscriptions.deliveries(event)]
         # The last column, the body, is bytes here.
         cursor.executemany(
             _INSERT_DELIVERY, ((*rows.of(row)[:-1], row.body.encode()) for row in outbox)

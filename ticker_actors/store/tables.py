@@ -222,7 +222,8 @@ class Store(ABC):
 class Subscriptions:
     """Every webhook that is not deleted: which deliveries an event puts in the outbox."""
 
-    def __init__(self, webhooks: Sequence[Webhook]) -> None:
+    def __init__(self, webhooks: Sequence[Webhook], stream: str) -> None:
+        self._stream = stream
         self._known: dict[str, dict[str, Webhook]] = {}
         for webhook in webhooks:
             self._note(webhook)
@@ -241,14 +242,14 @@ class Subscriptions:
         else:
             known[webhook.webhook_id] = webhook
 
-    def deliveries(self, event: Event, stream: str) -> Iterator[rows.OutboxRow]:
+    def deliveries(self, event: Event) -> Iterator[rows.OutboxRow]:
         """The event's rows in the outbox, one for each subscription that wants it."""
         wanted = [
             webhook
             for webhook in self._known.get(event.account_id, {}).values()
             if webhook.active and event.event in webhook.events
         ]
-        body = catalogue.webhook_body(event, stream).decode() if wanted else ""
+        body = catalogue.webhook_body(event, self._stream).decode() if wanted else ""
         for webhook in wanted:
             yield rows.OutboxRow(
                 delivery_id=f"dlv_{event.event_id.removeprefix('evt_')}_{webhook.webhook_id}",

@@ -1,0 +1,162 @@
+"""Asyncpg under Trio: the asyncio loop it runs on, its connections, its errors, its schema."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib import resources
+from typing import Any, TypeVar
+
+import asyncpg
+import structlog
+import trio
+import trio_asyncio
+
+from ticker_actors.model.database import Postgres
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 5.0
+LOCK_SECONDS = 5.0
+"""How long a statement waits for somebody else's lock before it is begun anew, with a word."""
+STATEMENT_SECONDS = 10.0
+"""The longest that a statement may run: the largest commit takes a tenth of a second."""
+ANSWER_SECONDS = 12.0
+"""Without an answer for this long, longer than the server may take, the connection is given up."""
+
+SESSION = {
+    "TimeZone": "UTC",
+    "default_transaction_isolation": "read committed",
+    "synchronous_commit": "on",  # acknowledged means on the disk
+    "lock_timeout": f"{LOCK_SECONDS * 1000:.0f}",
+    "statement_timeout": f"{STATEMENT_SECONDS * 1000:.0f}",
+    # The server lets go of a client that has vanished, and of its locks, within half a minute.
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "jit": "off",
+}
+
+BAD_ROW = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,  # a key too long for its index
+    OverflowError,
+    ValueError,  # of the encoders: asyncpg's own DataError is one, UnicodeError is another
+)
+"""The database, or the encoder before it, will not take a value."""
+LOST = (
+    OSError,  # TimeoutError is one
+    trio.TooSlowError,
+    asyncpg.InterfaceError,  # the connection is closed
+    asyncpg.InternalClientError,  # it is about to be: the server's farewell was not read yet
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # shut down, cancelled, starting up
+    asyncpg.InsufficientResourcesError,  # its disk is full, or its connections are used up
+    asyncpg.LockNotAvailableError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.ReadOnlySQLTransactionError,  # it has become a standby
+)
+"""Not this time, perhaps later: on a new connection, which finds out what became of this one."""
+REFUSED = (*LOST, asyncpg.PostgresError, ValueError)
+"""How connecting fails."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Link:
+    """The way to one database."""
+
+    def __init__(self, address: Postgres, loop: trio_asyncio.TrioEventLoop) -> None:
+        self.address = address
+        self._loop = loop
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, address: Postgres) -> AsyncGenerator["Link", None]:
+        """A loop in a system task: what is raised in the block leaves it as it is, in no group."""
+        started, ending, ended = trio.Event(), trio.Event(), trio.Event()
+        loops: list[trio_asyncio.TrioEventLoop] = []
+
+        async def host() -> None:
+            try:
+                async with trio_asyncio.open_loop() as loop:
+                    loop.set_exception_handler(_log_asyncio)
+                    loops.append(loop)
+                    started.set()
+                    await ending.wait()
+            finally:
+                ended.set()
+
+        trio.lowlevel.spawn_system_task(host)
+        await started.wait()
+        try:
+            yield cls(address, loops[0])
+        finally:
+            ending.set()
+            with trio.CancelScope(shield=True):
+                await ended.wait()
+
+    async def call(self, function: Callable[..., Awaitable[T]], *arguments: object) -> T:
+        """Run one of asyncpg's functions on its loop. Raises `TooSlowError`."""
+        with trio.fail_after(ANSWER_SECONDS):
+            answer: T = await self._loop.run_aio_coroutine(function(*arguments))
+            return answer
+
+    async def connect(self) -> asyncpg.Connection:
+        """A new connection. Raises one of `REFUSED`."""
+        address = self.address
+        certificate = address.root_certificate
+        with trio.fail_after(CONNECT_SECONDS):
+            return await self._loop.run_aio_coroutine(
+                asyncpg.connect(
+                    None if certificate is None else f"postgresql://?sslrootcert={certificate}",
+                    host=address.host,
+                    port=address.port,
+                    user=address.user,
+                    password=address.password,
+                    database=address.database,
+                    ssl=address.tls,
+                    timeout=2 * CONNECT_SECONDS,  # ours comes first
+                    server_settings={**SESSION, "application_name": address.application_name},
+                )
+            )
+
+
+def _log_asyncio(_loop: object, context: dict[str, Any]) -> None:
+    """Asyncpg's own tasks may fail when a connection does: whoever used it knows already."""
+    _log.info("asyncio", message=context.get("message"), error=repr(context.get("exception")))
+
+
+def terminate(connection: asyncpg.Connection | None) -> None:
+    """Close a connection without a word to the server."""
+    if connection is not None and not connection.is_closed():
+        connection.terminate()
+
+
+def one_sentence(error: BaseException) -> str:
+    """What went wrong, as the rest of a sentence, without its full stop."""
+    if isinstance(error, trio.TooSlowError):
+        return "it does not answer"
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+_MIGRATING = 7_461_993
+"""Of the advisory lock: any number, as long as it stays the same."""
+
+
+async def migrate(connection: asyncpg.Connection) -> None:
+    """Apply the numbered files that this database has not seen, each in its own transaction."""
+    folder = resources.files(__package__) / "migrations" / "postgres"
+    files = {int(file.name.split("_", 1)[0]): file for file in folder.iterdir()}
+    async with connection.transaction():
+        await connection.execute(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
+        await connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations "
+            "(number INTEGER PRIMARY KEY, applied_at TIMESTAMPTZ NOT NULL DEFAULT now())"
+        )
+        done = {row["number"] for row in await connection.fetch("SELECT * FROM schema_migrations")}
+        if done - files.keys():
+            raise ValueError("it was made by a newer version")
+        for number, file in sorted(files.items()):
+            if number not in done:
+                await connection.execute(file.read_text())
+                await connection.execute("INSERT INTO schema_migrations VALUES ($1)", number)
