@@ -57,6 +57,7 @@ from ticker_actors.mailbox import Stopped, running
 from ticker_actors.model.limits import Limits
 from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import (
+    CALL_SECONDS,
     ChangeOutcome,
     FeedBack,
     FeedLost,
@@ -393,6 +394,21 @@ async def test_expires_while_it_is_being_stored(autojump_clock: MockClock) -> No
     assert task.reason is Reason.EXPIRED
     assert task.attempts == 0
     assert not world.broker.calls
+
+
+async def test_nothing_is_sent_on_a_short_lease(autojump_clock: MockClock) -> None:
+    """Who stood still may have been replaced: it sends once it has the lease for the whole call."""
+    world = World(broker=FakeBroker())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        process.connection.lease = CALL_SECONDS - 0.1
+        task = await submit(process)
+        await trio.sleep(2)
+        assert not world.broker.calls
+        process.connection.lease = CALL_SECONDS
+        task = await finished(process, task)
+    assert (task.status, task.attempts) == (TaskStatus.COMPLETED, 1)
+    assert len(world.broker.calls) == 1
 
 
 async def test_eight_orders_a_second(autojump_clock: MockClock) -> None:

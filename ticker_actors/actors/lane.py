@@ -30,6 +30,7 @@ from ticker_actors.model.changes import Committed, KeyTaken, Recovered
 from ticker_actors.model.ids import Chance
 from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import (
+    CALL_SECONDS,
     ChangeOutcome,
     FeedBack,
     FeedItem,
@@ -262,6 +263,9 @@ class Lane:
         """One request to the broker. Nothing is awaited between the last check and the call."""
         began = self.now()
         stop = self.ledger.must_not_send(task, began)
+        if self._reads.lease_seconds(self.account_id) < CALL_SECONDS:
+            # The process stood still, or the commit took long: soon another one may be the writer.
+            stop = stop or "The lease ran short while it was being stored."
         if stop is not None:
             outcome: PlaceOutcome | ChangeOutcome = NotSent(stop, spent=False)
         else:

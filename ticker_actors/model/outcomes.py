@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from ticker_actors.model.orders import BrokerOrder
 
+CALL_SECONDS = 7.0
+"""The most that one broker call may take, in all: the official clients wait as long for a read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placed:
