@@ -16,10 +16,11 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import trio
 
+from tests.bare_portfolio import BarePortfolio
 from ticker_actors.actors.executor import ExecutorActor
 from ticker_actors.actors.lane import Lane
 from ticker_actors.actors.persistence import PersistenceActor, Wakeup
-from ticker_actors.actors.ports import Broker
+from ticker_actors.actors.ports import Broker, Trading
 from ticker_actors.actors.stream_hub import StreamHub
 from ticker_actors.metrics import Metrics
 from ticker_actors.model import tags
@@ -52,6 +53,7 @@ from ticker_actors.model.outcomes import (
     Unknown,
     Unreadable,
 )
+from ticker_actors.model.risk import RiskLimits
 from ticker_actors.model.tasks import OrderTask, Phase
 from ticker_actors.store import rows
 
@@ -243,7 +245,7 @@ class Call:
     """The tag of a place call, else the order id."""
 
 
-class FakeBroker:
+class FakeBroker(BarePortfolio):
     """A broker that does what it is asked: orders rest until the test fills or ends them."""
 
     def __init__(self, latency: float = 0.05) -> None:
@@ -513,7 +515,7 @@ def rate_limited(seconds: float | None) -> Refused:
 # Processes
 
 
-class Line:
+class Line(BarePortfolio):
     """A process's way to its broker. A dead process sends nothing and hears nothing."""
 
     def __init__(self, broker: Broker) -> None:
@@ -572,7 +574,7 @@ class Process:
             self.connection, self.hub, Wakeup(), world.clock, METRICS
         )
         self.executor = ExecutorActor(
-            {ACCOUNT: self.line},
+            {ACCOUNT: Trading("fake", self.line, world.limits, world.risk)},
             self.persistence,
             self.hub,
             self.connection,
@@ -580,10 +582,8 @@ class Process:
             world.chance,
             METRICS,
             installation=INSTALLATION,
-            limits=world.limits,
             horizon=world.horizon,
             max_attempts=world.max_attempts,
-            max_quantity=1_000_000,
         )
         self.ready = trio.Event()
         self.ended = trio.Event()
@@ -625,6 +625,7 @@ class World(Generic[B]):
     clock: TrioClock = field(default_factory=TrioClock)
     chance: Chance = field(default_factory=lambda: random.Random(1).getrandbits)
     limits: Limits = NO_LIMITS
+    risk: RiskLimits = field(default_factory=RiskLimits)
     horizon: float = 120.0
     max_attempts: int = 5
 

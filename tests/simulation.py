@@ -21,6 +21,7 @@ import trio
 import trio._core._run as trio_run
 from trio.testing import MockClock
 
+from tests.bare_portfolio import BarePortfolio
 from tests.fakes import (
     ACCOUNT,
     CALL_SECONDS,
@@ -38,7 +39,7 @@ from tests.fakes import (
     market_order,
     rate_limited,
 )
-from ticker_actors.actors.executor import (
+from ticker_actors.actors.requests import (
     Accepted,
     AcceptedBatch,
     ClientKey,
@@ -269,7 +270,7 @@ class Exchange(FakeBroker):
             await trio.sleep(self.rng.expovariate(1 / 30))
 
 
-class Witness:
+class Witness(BarePortfolio):
     """Stands between a process and the exchange and looks at the store whenever it is called."""
 
     def __init__(self, exchange: Exchange, store: MemoryStore, faults: list[str]) -> None:

@@ -43,7 +43,7 @@ from tests.fakes import (
     rate_limited,
 )
 from ticker_actors.actors import executor as executor_module
-from ticker_actors.actors.executor import (
+from ticker_actors.actors.requests import (
     Accepted,
     AcceptedBatch,
     ClientKey,

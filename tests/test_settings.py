@@ -53,7 +53,7 @@ def test_values_are_read_as_what_they_mean() -> None:
         ("PORT", "65536"),
         ("PORT", "-1"),
         ("PORT", "80.5"),
-        ("BROKER", "kite"),
+        ("BROKER", "zerodha"),
         ("BROKER", "Paper"),
         ("TASK_MAX_ATTEMPTS", "0"),
         ("TASK_MAX_ATTEMPTS", "101"),

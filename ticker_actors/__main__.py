@@ -11,10 +11,11 @@ import structlog
 import trio
 
 from ticker_actors import log
+from ticker_actors.account_settings import AccountSettings
 from ticker_actors.exchange.file import PaperFileUnusable
 from ticker_actors.mailbox import Stopped
 from ticker_actors.service import Address, StartError, serve
-from ticker_actors.settings import Settings, SettingsError, load
+from ticker_actors.settings import Settings, SettingsError, load, load_accounts
 from ticker_actors.store.tables import StaleEpochError, StoreError
 from ticker_actors.upkeep import migrate
 
@@ -22,7 +23,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     "--host": {"help": "the address to listen on (HOST)"},
     "--port": {"help": "the port to listen on (PORT)"},
     "--database-url": {"help": "sqlite:///file.db or postgresql://… (DATABASE_URL)"},
-    "--broker": {"help": "paper (BROKER)"},
+    "--broker": {"help": "paper or kite, for account primary (BROKER)"},
     "--log-format": {"help": "auto, console or json (LOG_FORMAT)"},
     "--standby": {
         "help": "wait while another copy writes the accounts, and take over (STANDBY)",
@@ -33,10 +34,10 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
 """Each sets the setting of its name."""
 
 BANNER = """
-  Ticker Actors is ready: account 'primary' on the {broker} exchange, orders in {database}.
+  Ticker Actors is ready: account {accounts}, orders in {database}.
 
     orders    {url}/orders
-    stream    {stream}/advanced/ws/orders/primary
+    stream    {stream}/advanced/ws/orders/{first}
     health    {url}/health
     metrics   {url}/metrics
 
@@ -88,6 +89,8 @@ def _run(command: Command, settings: Settings) -> int:
         trio.run(command.run, settings, strict_exception_groups=True)
     except* (StartError, StoreError, StaleEpochError, PaperFileUnusable) as group:
         complaint, code = str(next(_leaves(group))), 1
+    except* SettingsError as group:
+        complaint, code = str(next(_leaves(group))), 2
     except* KeyboardInterrupt:
         code = INTERRUPTED
     except* Exception as group:  # noqa: BLE001  # the last place that can say what happened
@@ -103,8 +106,9 @@ def _run(command: Command, settings: Settings) -> int:
 
 async def _serve(settings: Settings) -> None:
     async with trio.open_nursery() as nursery:
-        address: Address = await nursery.start(partial(serve, settings))
-        _greet(settings, address)
+        accounts = load_accounts(settings, os.environ)
+        address: Address = await nursery.start(partial(serve, settings, accounts))
+        _greet(settings, accounts, address)
 
 
 async def _migrate(settings: Settings) -> None:
@@ -120,12 +124,14 @@ COMMANDS: Mapping[str, Command] = {
 }
 
 
-def _greet(settings: Settings, address: Address) -> None:
+def _greet(settings: Settings, accounts: Sequence[AccountSettings], address: Address) -> None:
+    named = ", ".join(f"{account.account_id!r} ({account.broker})" for account in accounts)
     key = ' -H "X-API-Key: $API_KEY"' if settings.api_key is not None else ""
     banner = BANNER.format(
         url=address.url,
         stream=address.url.replace("http", "ws", 1),
-        broker=settings.broker,
+        accounts=named,
+        first=accounts[0].account_id,
         database=settings.database,
         key=key,
     )

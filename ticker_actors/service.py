@@ -7,8 +7,8 @@ mailboxes cannot deadlock. Whatever fails unexpectedly ends the process; the nex
 import os
 import secrets
 import signal
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -17,9 +17,10 @@ import structlog
 import trio
 from quart_trio import QuartTrio
 
+from ticker_actors.account_settings import AccountSettings, KiteSettings, PaperSettings
 from ticker_actors.actors.executor import ExecutorActor
 from ticker_actors.actors.persistence import PersistenceActor, Wakeup
-from ticker_actors.actors.ports import Broker
+from ticker_actors.actors.ports import Broker, Trading
 from ticker_actors.actors.stream_hub import StreamHub
 from ticker_actors.actors.webhook_client import WebhookClient
 from ticker_actors.actors.webhook_dispatcher import WebhookDispatcher
@@ -35,9 +36,6 @@ from ticker_actors.web.app import create_app
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.server import open_listeners, serve_app
 from ticker_actors.web.standby import StandIn, standing_by
-
-PRIMARY = "primary"
-"""The account that every document and every default means."""
 
 DRAIN_SECONDS = 8.0
 """For the executor: a broker call in flight has 7 s, and its outcome must be stored."""
@@ -80,24 +78,26 @@ class Address:
 
 async def serve(
     settings: Settings,
+    accounts: Sequence[AccountSettings],
     *,
     brokers: Mapping[str, Broker] | None = None,
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the service until SIGTERM or SIGINT, or until it is cancelled.
 
-    `brokers` replaces the configured ones, by account: for tests and for brokers of one's own.
-    Raises `StartError`, `StoreError` or `PaperFileUnusable` when it cannot start.
+    `brokers`, by account, replace `accounts`: for tests and for brokers of one's own. Raises
+    `StartError`, `StoreError` or `PaperFileUnusable` when it cannot start.
     """
     clock, chance, metrics = SystemClock(), secrets.randbits, Metrics()
     stopping, outbox, lag = trio.Event(), Wakeup(), LoopLag()
+    names = brokers or [account.account_id for account in accounts]
     poster = WebhookClient(allow_private=settings.private_webhooks)
     async with (
         listening(settings) as listeners,
         standing_by(settings, listeners) as stand_in,
         open_store(settings, now=clock.now(), chance=chance) as store,
-        owning(brokers or (PRIMARY,), store, stand_in),
-        opened(brokers, settings, clock) as accounts,
+        owning(names, store, stand_in),
+        opened(brokers, settings, accounts, clock) as trading,
         running(
             StreamHub(store.installation.stream, metrics, settings.stream_connections_per_account),
             drain=QUICK_DRAIN_SECONDS,
@@ -107,7 +107,7 @@ async def serve(
         ) as persistence,
         running(
             ExecutorActor(
-                accounts,
+                trading,
                 persistence,
                 hub,
                 store,
@@ -115,10 +115,8 @@ async def serve(
                 chance,
                 metrics,
                 installation=store.installation.tag,
-                limits=settings.limits,
                 horizon=settings.absence_horizon_seconds,
                 max_attempts=settings.task_max_attempts,
-                max_quantity=settings.max_order_quantity,
                 stopping=stopping,
             ),
             drain=DRAIN_SECONDS,
@@ -142,6 +140,8 @@ async def serve(
                 clock=clock,
                 chance=chance,
                 metrics=metrics,
+                brokers={name: account.broker for name, account in trading.items()},
+                genuine=lambda _account_id, _body: False,
                 stopping=stopping,
                 mailboxes=lambda: dict(depths(actors)),
                 loop_lag=lag.seconds,
@@ -202,19 +202,37 @@ async def owning(
 
 @asynccontextmanager
 async def opened(
-    brokers: Mapping[str, Broker] | None, settings: Settings, clock: SystemClock
-) -> AsyncGenerator[Mapping[str, Broker], None]:
-    """The broker of each account."""
+    brokers: Mapping[str, Broker] | None,
+    settings: Settings,
+    accounts: Sequence[AccountSettings],
+    clock: SystemClock,
+) -> AsyncGenerator[Mapping[str, Trading], None]:
+    """The broker of each account, and what the account is held to."""
     if brokers is not None:
-        yield brokers
+        yield {
+            name: Trading("own", broker, settings.limits, settings.risk)
+            for name, broker in brokers.items()
+        }
         return
-    async with open_paper(
-        settings.paper_path,
-        funds=settings.paper_funds,
-        clock=clock,
-        seed=str(settings.paper_seed),
-    ) as broker:
-        yield {PRIMARY: broker}
+    async with AsyncExitStack() as stack:
+        yield {
+            account.account_id: Trading(
+                account.broker,
+                await stack.enter_async_context(open_broker(account.at, clock)),
+                account.limits,
+                account.risk,
+            )
+            for account in accounts
+        }
+
+
+def open_broker(
+    at: PaperSettings | KiteSettings, clock: SystemClock
+) -> AbstractAsyncContextManager[Broker]:
+    """An account's broker."""
+    if isinstance(at, PaperSettings):
+        return open_paper(at.file, funds=at.funds, clock=clock, seed=str(at.seed))
+    raise NotImplementedError
 
 
 async def serve_to_the_end(

@@ -4,17 +4,36 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, get_origin
 
 import msgspec
 from msgspec import Meta
 
+from ticker_actors.account_settings import (
+    KITE_ROOT_URL,
+    KITE_TICKER_URL,
+    AccountEntry,
+    AccountError,
+    AccountSettings,
+    BrokerName,
+    Count,
+    KiteSettings,
+    PaperSettings,
+    check_limits,
+    kite_settings,
+    read_entries,
+)
 from ticker_actors.log import LogFormat, LogLevel
 from ticker_actors.model import database
 from ticker_actors.model.limits import Limits
+from ticker_actors.model.orders import Exchange, Product
+from ticker_actors.model.risk import RiskLimits
 from ticker_actors.model.validation import complaint, hints
 
-_Count = Annotated[int, Meta(ge=0)]
+_Count = Count
+PRIMARY = "primary"
+"""The account that every document and every default means."""
+
 _Positive = Annotated[int, Meta(ge=1)]
 _Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 
@@ -33,8 +52,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Or `postgresql://user:password@host/database`; `model/database.py` knows its parameters."""
     standby: bool = False
     """While another copy writes the accounts: wait, and take over when it ends."""
-    broker: Literal["paper"] = "paper"
+    accounts_file: str | None = None
+    """TOML with several accounts. Without it there is one, `primary`, as the next settings say."""
+    broker: BrokerName = "paper"
     """Real orders are never the default and never inferred."""
+    kite_api_key: str | None = None
+    kite_api_secret: str | None = None
+    """For the login and for postbacks."""
+    kite_access_token: str | None = None
+    """Of today. A newer login wins over it."""
+    kite_root_url: str = KITE_ROOT_URL
+    """Or a sandbox's; a path and query parameters survive."""
+    kite_ticker_url: str = KITE_TICKER_URL
     paper_file: str | None = None
     """The paper exchange's own book. Default: beside the SQLite file, else `data/paper.db`."""
     paper_funds: Annotated[int, Meta(ge=1, le=10**15)] = 1_000_000_000
@@ -44,6 +73,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     max_order_quantity: _Positive = 1_000_000
     """Units of one order: a slip of three zeros should not reach the exchange."""
+    max_order_value: Annotated[float, Meta(gt=0)] | None = None
+    """Rupees of one order."""
+    allowed_exchanges: tuple[Exchange, ...] = ()
+    """None named: all."""
+    allowed_products: tuple[Product, ...] = ()
+    price_band_percent: Annotated[float, Meta(gt=0, le=100)] | None = None
+    """By how much a price may be off the last one known."""
+    max_orders_a_day: Annotated[int, Meta(ge=1)] | None = None
+    """Of an account, taken by us; the broker's own limit is ORDERS_PER_DAY."""
     task_max_attempts: Annotated[int, Meta(ge=1, le=100)] = 5
     orders_per_second: _Count = 8
     """Kite allows 10; 2 are kept for cancels."""
@@ -109,8 +147,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def limits(self) -> Limits:
-        """The account's budget at its broker."""
+        """An account's budget at its broker."""
         return Limits(self.orders_per_second, self.orders_per_minute, self.orders_per_day)
+
+    @property
+    def risk(self) -> RiskLimits:
+        """What an account's orders are held to."""
+        return RiskLimits(
+            max_quantity=self.max_order_quantity,
+            max_value=self.max_order_value,
+            exchanges=self.allowed_exchanges or None,
+            products=self.allowed_products or None,
+            price_band=self.price_band_percent,
+            orders_a_day=self.max_orders_a_day,
+        )
+
+    def beside_database(self, name: str) -> Path:
+        """A file of the service's own: beside the SQLite file, else in `data`."""
+        return (Path("data") if self.postgres else self.database_file.parent) / name
 
 
 def load(environment: Mapping[str, str]) -> Settings:
@@ -121,7 +175,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         text = environment.get(name.upper(), "").strip()
         if not text:
             continue
-        value = _split(text) if kind == tuple[str, ...] else text
+        value = _split(text) if get_origin(kind) is tuple else text
         if name in _WORDS:
             value = text.lower()
         try:
@@ -137,9 +191,101 @@ def load(environment: Mapping[str, str]) -> Settings:
     return settings
 
 
+def load_accounts(
+    settings: Settings, environment: Mapping[str, str]
+) -> tuple[AccountSettings, ...]:
+    """The accounts to trade for: those of `ACCOUNTS_FILE`, else `primary`.
+
+    Raises `SettingsError`, also where a broker's credentials are missing.
+    """
+    try:
+        if settings.accounts_file is None:
+            entries = {PRIMARY: _primary(settings)}
+        else:
+            entries = read_entries(Path(settings.accounts_file))
+        accounts = tuple(
+            _account(name, entry, settings, environment) for name, entry in entries.items()
+        )
+        for account in accounts:
+            check_limits(account)
+    except AccountError as error:
+        raise SettingsError(str(error)) from None
+    _check_files(accounts)
+    return accounts
+
+
+def _primary(settings: Settings) -> AccountEntry:
+    return AccountEntry(
+        broker=settings.broker,
+        api_key_env="KITE_API_KEY",
+        api_secret_env="KITE_API_SECRET",  # noqa: S106  # a name
+        access_token_env="KITE_ACCESS_TOKEN",  # noqa: S106  # a name
+        paper_file=str(settings.paper_path),
+    )
+
+
+def _account(
+    account_id: str, entry: AccountEntry, settings: Settings, environment: Mapping[str, str]
+) -> AccountSettings:
+    """An account: its own settings, and those of all for the rest."""
+    at: KiteSettings | PaperSettings
+    if entry.broker == "kite":
+        token_file = entry.token_file or settings.beside_database(f"kite-{account_id}.token")
+        at = kite_settings(
+            account_id=account_id,
+            environment=environment,
+            key_env=entry.api_key_env,
+            secret_env=entry.api_secret_env,
+            token_env=entry.access_token_env,
+            root_url=entry.root_url or settings.kite_root_url,
+            ticker_url=entry.ticker_url or settings.kite_ticker_url,
+            token_file=Path(token_file),
+        )
+    else:
+        paper_file = entry.paper_file or settings.beside_database(f"{account_id}.paper.db")
+        at = PaperSettings(
+            file=Path(paper_file),
+            funds=entry.paper_funds or settings.paper_funds,
+            seed=settings.paper_seed,
+        )
+    limits = Limits(
+        _own(entry.orders_per_second, settings.orders_per_second),
+        _own(entry.orders_per_minute, settings.orders_per_minute),
+        _own(entry.orders_per_day, settings.orders_per_day),
+    )
+    risk = RiskLimits(
+        max_quantity=entry.max_order_quantity or settings.risk.max_quantity,
+        max_value=entry.max_order_value or settings.risk.max_value,
+        exchanges=entry.allowed_exchanges or settings.risk.exchanges,
+        products=entry.allowed_products or settings.risk.products,
+        price_band=entry.price_band_percent or settings.risk.price_band,
+        orders_a_day=entry.max_orders_a_day or settings.risk.orders_a_day,
+    )
+    return AccountSettings(account_id=account_id, at=at, limits=limits, risk=risk)
+
+
+def _own(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _check_files(accounts: tuple[AccountSettings, ...]) -> None:
+    """Two accounts in one file would trade as one."""
+    seen: dict[Path, str] = {}
+    for account in accounts:
+        at = account.at
+        path = (at.file if isinstance(at, PaperSettings) else at.token_file).resolve()
+        if path in seen:
+            raise SettingsError(
+                f"Accounts {seen[path]} and {account.account_id} must not share the file {path}."
+            )
+        seen[path] = account.account_id
+
+
 _WORDS = frozenset({"log_level", "log_format"})
 """Settings in which capitals mean nothing."""
-_SECRET = frozenset({"api_key", "database_url"})
+_SECRET = frozenset(
+    {"api_key", "database_url", "kite_api_key", "kite_api_secret", "kite_access_token"}
+)
 
 
 def _split(text: str) -> tuple[str, ...]:

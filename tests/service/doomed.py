@@ -19,6 +19,7 @@ from pathlib import Path
 
 import trio
 
+from tests.bare_portfolio import BarePortfolio
 from ticker_actors import log
 from ticker_actors.__main__ import main as command_line
 from ticker_actors.actors.ports import Broker
@@ -48,7 +49,7 @@ async def acknowledged() -> None:
         await trio.sleep(0.005)
 
 
-class FaultyBroker:
+class FaultyBroker(BarePortfolio):
     """A whole broker, in front of the real paper one. Subclasses have the faults."""
 
     def __init__(self, broker: Broker) -> None:
@@ -160,7 +161,7 @@ async def run(fault: str) -> None:
         trio.open_nursery() as nursery,
     ):
         brokers = {"primary": FAULTS[fault](paper)}
-        address: Address = await nursery.start(partial(serve, settings, brokers=brokers))
+        address: Address = await nursery.start(partial(serve, settings, (), brokers=brokers))
         print(f"health {address.url}/health", flush=True)  # noqa: T201  # as the banner says it
 
 

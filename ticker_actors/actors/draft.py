@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from ticker_actors.model.accounts import Standing
 from ticker_actors.model.batches import Batch
 from ticker_actors.model.changes import Attempt, Change, Key
 from ticker_actors.model.events import Event
@@ -28,8 +29,11 @@ class Draft:
     calls: list[str] = field(default_factory=list)
     """Tasks to be sent once this is durable."""
 
+    standing: Standing | None = None
+    """The account's new state."""
+
     def __bool__(self) -> bool:
-        rows = self.tasks or self.attempts or self.orders or self.batches
+        rows = self.tasks or self.attempts or self.orders or self.batches or self.standing
         return bool(rows or self.events or self.endings)
 
     def change(self, account_id: str) -> Change:
@@ -41,5 +45,6 @@ class Draft:
             attempts=tuple(self.attempts.values()),
             orders=tuple(self.orders.values()),
             batches=tuple(self.batches.values()),
+            standing=self.standing,
             events=(*self.events, *self.endings),
         )

@@ -7,7 +7,6 @@ mailbox of their own: no flood of orders can stand before them.
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -17,15 +16,41 @@ from ticker_actors.actors.draft import Draft
 from ticker_actors.actors.lane import Lane, LaneState
 from ticker_actors.actors.ledger import Ledger, day_end
 from ticker_actors.actors.persistence import PersistenceActor
-from ticker_actors.actors.ports import Broker, Clock, Reads
+from ticker_actors.actors.ports import Clock, Reads, Trading
+from ticker_actors.actors.requests import (
+    Accepted,
+    AcceptedBatch,
+    AwaitBatch,
+    AwaitTask,
+    CancelOrder,
+    CancelTask,
+    ClientKey,
+    Denied,
+    GetBatch,
+    GetLanes,
+    KeyConflict,
+    ModifyOrder,
+    NoteLogin,
+    NotePostback,
+    NotFound,
+    Ordinary,
+    Overloaded,
+    SetState,
+    SubmitBatch,
+    SubmitOrder,
+    Submitted,
+    SubmittedBatch,
+    Unanswered,
+    Urgent,
+)
 from ticker_actors.actors.stream_hub import StreamHub
-from ticker_actors.mailbox import Mailbox, Reply, Request, Stopped
+from ticker_actors.mailbox import Mailbox, Reply, Stopped
 from ticker_actors.metrics import Metrics
 from ticker_actors.model import batches as saga
-from ticker_actors.model import ids, risk
+from ticker_actors.model import ids
+from ticker_actors.model.accounts import AccountState
 from ticker_actors.model.batches import Batch
 from ticker_actors.model.changes import Committed, Key, KeyTaken, Owned
-from ticker_actors.model.limits import Limits
 from ticker_actors.model.orders import OrderChanges, PlaceOrder
 from ticker_actors.model.tasks import OrderTask, Phase, create
 
@@ -41,152 +66,12 @@ MOST_UNSENT = 2000
 """Orders an account may have waiting to be sent: at 8 a second, four minutes' worth."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The task is durable. `replayed`: it was before, under the same key."""
-
-    task: OrderTask
-    replayed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptedBatch:
-    """The batch is durable; this is what is true of it now."""
-
-    batch_id: str
-    answer: Mapping[str, Any]
-    replayed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Denied:
-    """Our own checks refuse it; nothing was stored."""
-
-    field: str
-    message: str
-    leg: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class KeyConflict:
-    """The idempotency key was used for something else; nothing was stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class Overloaded:
-    """Too much waits already; nothing was stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unanswered:
-    """No answer came in time, so it is not known yet whether it is stored: ask, do not repeat."""
-
-    name: str
-    """The task's or the batch's id, should it exist."""
-
-
-@dataclass(frozen=True, slots=True)
-class NotFound:
-    """There is no such order, task or batch."""
-
-
-Submitted = Accepted | Denied | KeyConflict | Overloaded | NotFound | Unanswered
-SubmittedBatch = AcceptedBatch | Denied | KeyConflict | Overloaded | Unanswered
-
-
-@dataclass(frozen=True, slots=True)
-class ClientKey:
-    """The `Idempotency-Key` of a request, and the hash of its body as sent."""
-
-    key: str
-    request_hash: str
-
-
-@dataclass(frozen=True, slots=True)
-class SubmitOrder(Request[Submitted]):
-    """Place this order."""
-
-    task_id: str
-    account_id: str
-    order: PlaceOrder
-    key: ClientKey | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ModifyOrder(Request[Submitted]):
-    """Give an order these values."""
-
-    task_id: str
-    account_id: str
-    order_id: str
-    changes: OrderChanges
-    key: ClientKey | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CancelOrder(Request[Submitted]):
-    """Cancel an order."""
-
-    task_id: str
-    account_id: str
-    order_id: str
-    key: ClientKey | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CancelTask(Request[Submitted]):
-    """The task's owner does not want it any more."""
-
-    task_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class SubmitBatch(Request[SubmittedBatch]):
-    """Place these orders, one after the other."""
-
-    batch_id: str
-    account_id: str
-    orders: tuple[PlaceOrder, ...]
-    rollback_on_failure: bool
-    key: ClientKey | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitTask(Request[OrderTask | None]):
-    """The task when it has finished; None when it is not under way."""
-
-    task_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitBatch(Request[Mapping[str, Any] | None]):
-    """The batch's answer when it has finished; None when it is not under way."""
-
-    batch_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class GetBatch(Request[Mapping[str, Any] | None]):
-    """What is true now of a batch under way, or None."""
-
-    batch_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class GetLanes(Request[tuple[LaneState, ...]]):
-    """How every account stands."""
-
-
-Urgent = CancelOrder | CancelTask
-Ordinary = SubmitOrder | ModifyOrder | SubmitBatch | AwaitTask | AwaitBatch | GetBatch | GetLanes
-
-
 class ExecutorActor:
     """Runs the orders of all accounts."""
 
     def __init__(  # noqa: PLR0913, PLR0917  # the parts it joins, then settings by name
         self,
-        brokers: Mapping[str, Broker],
+        accounts: Mapping[str, Trading],
         persistence: PersistenceActor,
         hub: StreamHub,
         reads: Reads,
@@ -195,10 +80,8 @@ class ExecutorActor:
         metrics: Metrics,
         *,
         installation: str,
-        limits: Limits,
         horizon: float,
         max_attempts: int,
-        max_quantity: int,
         stopping: trio.Event | None = None,
     ) -> None:
         """`stopping` is set when the service is about to end."""
@@ -209,22 +92,21 @@ class ExecutorActor:
         self._chance = chance
         self._metrics = metrics
         self._max_attempts = max_attempts
-        self._max_quantity = max_quantity
         self._stopping = trio.Event() if stopping is None else stopping
         self._answering: set[trio.CancelScope] = set()
         self._urgent = Mailbox[Urgent](MAILBOX_SIZE)
         self._ordinary = Mailbox[Ordinary](MAILBOX_SIZE)
         self._lanes = {
             account_id: Lane(
-                Ledger(account_id, installation, horizon, limits, chance),
-                broker,
+                Ledger(account_id, installation, horizon, trading.limits, chance),
+                trading,
                 persistence,
                 reads,
                 clock,
                 chance,
                 metrics,
             )
-            for account_id, broker in brokers.items()
+            for account_id, trading in accounts.items()
         }
 
     @property
@@ -296,6 +178,24 @@ class ExecutorActor:
         """How every account stands."""
         return await self._ordinary.ask(GetLanes())
 
+    async def set_state(
+        self,
+        account_id: str,
+        state: AccountState,
+        reason: str | None,
+        accept_missing: tuple[str, ...] = (),
+    ) -> LaneState | Denied:
+        """The operator's word on what an account may do. Raises `Busy`."""
+        return await self._urgent.ask_nowait(SetState(account_id, state, reason, accept_missing))
+
+    async def note_login(self, account_id: str) -> LaneState:
+        """The account's broker has a new token: what waited for it may go. Raises `Busy`."""
+        return await self._urgent.ask_nowait(NoteLogin(account_id))
+
+    async def note_postback(self, account_id: str) -> None:
+        """Something happened at the broker: read the book. Raises `Busy`."""
+        await self._ordinary.ask_nowait(NotePostback(account_id))
+
     async def _answered(self, name: str, answer: Awaitable[A]) -> A | Unanswered:
         """The answer, or word that none came: the change may be stored all the same."""
         with trio.move_on_after(ANSWER_SECONDS) as wait, suppress(Stopped):
@@ -337,6 +237,15 @@ class ExecutorActor:
             lane.close()
 
     async def _read(self, mailbox: Mailbox[Any], nursery: trio.Nursery) -> None:
+        work: Mapping[type, Callable[[Any], Awaitable[Any]]] = {
+            SubmitOrder: self._submit_order,
+            ModifyOrder: self._submit_change,
+            CancelOrder: self._submit_change,
+            CancelTask: self._cancel_task,
+            SubmitBatch: self._submit_batch,
+            SetState: self._set_state,
+            NoteLogin: self._note_login,
+        }
         async for message, reply in mailbox:
             match message:
                 case AwaitTask(task_id=name) | AwaitBatch(batch_id=name):
@@ -347,14 +256,11 @@ class ExecutorActor:
                     reply(next((answer for answer in answers if answer is not None), None))
                 case GetLanes():
                     reply(tuple(lane.state() for lane in self._lanes.values()))
-                case SubmitOrder():
-                    nursery.start_soon(self._answer, self._submit_order, message, reply)
-                case ModifyOrder() | CancelOrder():
-                    nursery.start_soon(self._answer, self._submit_change, message, reply)
-                case CancelTask():
-                    nursery.start_soon(self._answer, self._cancel_task, message, reply)
-                case SubmitBatch():
-                    nursery.start_soon(self._answer, self._submit_batch, message, reply)
+                case NotePostback(account_id=account_id):
+                    self._lanes[account_id].read_soon()
+                    reply(None)
+                case _:
+                    nursery.start_soon(self._answer, work[type(message)], message, reply)
 
     async def _answer(
         self, work: Callable[[Any], Awaitable[Any]], message: object, reply: Reply[Any]
@@ -366,10 +272,8 @@ class ExecutorActor:
         lane = self._lanes[request.account_id]
         if lane.ledger.unsent() >= MOST_UNSENT:
             return Overloaded()
-        denial = risk.denial(request.order, self._max_quantity)
-        if denial is not None:
-            self._metrics.denied.labels(request.account_id).inc()
-            return Denied(*denial)
+        if denied := await self._denied(lane, [request.order]):
+            return await self._replay(request) or denied
         now = lane.now()
         task = create(
             task_id=request.task_id,
@@ -395,12 +299,15 @@ class ExecutorActor:
     async def _submit_change(self, request: ModifyOrder | CancelOrder) -> Submitted:
         lane = self._lanes[request.account_id]
         changes = request.changes if isinstance(request, ModifyOrder) else None
-        denial = None if changes is None else risk.denial(changes, self._max_quantity)
-        if denial is not None:
-            return Denied(*denial)
         known = lane.ledger.views.get(request.order_id)
         if known is None:
             return await self._replay(request) or NotFound()
+        if changes is not None:
+            denial = await lane.checks.change_denial(changes, known.order)
+            if denial is not None:
+                self._metrics.denied.labels(request.account_id).inc()
+                denied = Denied(denial.code, denial.field, denial.message)
+                return await self._replay(request) or denied
         now = lane.now()
         params: dict[str, Any] = {
             "order_id": request.order_id,
@@ -443,15 +350,27 @@ class ExecutorActor:
         task = await lane.cancel_task(request.task_id)
         return NotFound() if task is None else Accepted(task)
 
+    async def _set_state(self, request: SetState) -> LaneState | Denied:
+        lane = self._lanes[request.account_id]
+        unknown = set(request.accept_missing) - set(lane.ledger.missing)
+        if unknown:
+            named = ", ".join(sorted(unknown))
+            message = f"names orders that the book is not missing: {named}"
+            return Denied("not_missing", "accept_missing", message)
+        await lane.stand(request.state, request.reason, request.accept_missing)
+        return lane.state()
+
+    async def _note_login(self, request: NoteLogin) -> LaneState:
+        lane = self._lanes[request.account_id]
+        await lane.log_in()
+        return lane.state()
+
     async def _submit_batch(self, request: SubmitBatch) -> SubmittedBatch:
         lane = self._lanes[request.account_id]
         if lane.ledger.unsent() >= MOST_UNSENT:
             return Overloaded()
-        for number, order in enumerate(request.orders):
-            denial = risk.denial(order, self._max_quantity)
-            if denial is not None:
-                self._metrics.denied.labels(request.account_id).inc()
-                return Denied(*denial, leg=number)
+        if denied := await self._denied(lane, request.orders):
+            return await self._batch_replay(request) or denied
         now = lane.now()
         batch_id = request.batch_id
         legs = [
@@ -490,18 +409,31 @@ class ExecutorActor:
         await lane.carry_out(draft)
         return AcceptedBatch(batch_id, saga.answer(batch, [saga.Leg(leg) for leg in legs]))
 
-    async def _replay(self, request: ModifyOrder | CancelOrder) -> Submitted | None:
-        """The answer under a key of an earlier day, whose order is no longer in view."""
+    async def _denied(self, lane: Lane, orders: Sequence[PlaceOrder]) -> Denied | None:
+        found = await lane.checks.denial(orders, lane.now())
+        if found is None:
+            return None
+        self._metrics.denied.labels(lane.account_id).inc()
+        number, denial = found
+        leg = number if len(orders) > 1 else None
+        return Denied(denial.code, denial.field, denial.message, leg)
+
+    async def _replay(self, request: SubmitOrder | ModifyOrder | CancelOrder) -> Submitted | None:
+        """The answer that a key has already, whatever would be said of a new request."""
         key = None if request.key is None else await self._reads.key(request.key.key)
         if key is None:
             return None
         return await self._not_written(KeyTaken(key), request.key, request.account_id)
 
+    async def _batch_replay(self, request: SubmitBatch) -> SubmittedBatch | None:
+        key = None if request.key is None else await self._reads.key(request.key.key)
+        return None if key is None else await self._batch_not_written(KeyTaken(key), request)
+
     async def _not_written(
         self, answer: KeyTaken | str, key: ClientKey | None, account_id: str
     ) -> Submitted:
         if isinstance(answer, str):
-            return Denied("", f"The database does not take this order: {answer}")
+            return Denied("unstorable", "", f"The database does not take this order: {answer}")
         if not _same(answer.key, key, "task", account_id):
             return KeyConflict()
         task = await self._reads.task(answer.key.id)
@@ -511,7 +443,7 @@ class ExecutorActor:
         self, answer: KeyTaken | str, request: SubmitBatch
     ) -> SubmittedBatch:
         if isinstance(answer, str):
-            return Denied("", f"The database does not take this batch: {answer}")
+            return Denied("unstorable", "", f"The database does not take this batch: {answer}")
         if not _same(answer.key, request.key, "batch", request.account_id):
             return KeyConflict()
         batch_id = answer.key.id

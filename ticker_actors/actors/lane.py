@@ -18,16 +18,19 @@ import msgspec
 import structlog
 import trio
 
+from ticker_actors.actors.checks import Checks
 from ticker_actors.actors.draft import Draft
 from ticker_actors.actors.ledger import Ledger
 from ticker_actors.actors.persistence import PersistenceActor, Wakeup
-from ticker_actors.actors.ports import Broker, Clock, Reads
+from ticker_actors.actors.ports import Clock, Reads, Trading
 from ticker_actors.mailbox import Reply
 from ticker_actors.metrics import Metrics
 from ticker_actors.model import batches as saga
+from ticker_actors.model.accounts import AccountState, Standing
 from ticker_actors.model.calendar import Moment
 from ticker_actors.model.changes import Committed, KeyTaken, Recovered
 from ticker_actors.model.ids import Chance
+from ticker_actors.model.limits import Limits
 from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import (
     CALL_SECONDS,
@@ -36,7 +39,6 @@ from ticker_actors.model.outcomes import (
     FeedItem,
     FeedLost,
     NotSent,
-    OrderBook,
     PlaceOutcome,
     Refused,
     Unreadable,
@@ -60,6 +62,14 @@ SETTLE_READS = (0.5, 1.0, 2.0, 4.0)
 """Seconds after its reply when an order is looked for: Kite pushes nothing for a resting one."""
 LEG_SETTLE_READS = (0.05, 0.2, *SETTLE_READS)
 """The same for a leg, on which a whole batch waits."""
+LOGIN_READ = 30.0
+"""A login elsewhere may have given our token a new life."""
+PROBE_READ = 5.0
+"""While the breaker is open: one look every so often."""
+MISMATCH_SECONDS = 60.0
+"""After so long without a valid read an account is halted until its operator has looked."""
+MOST_NAMED = 10
+"""Order ids in one line of the log."""
 GATE_READ = 1.0
 GOAL_READ = 0.5
 FEED_DOWN_READ = 2.0
@@ -75,7 +85,16 @@ class LaneState:
     """What `/health` and `/accounts` show of an account."""
 
     account_id: str
+    broker: str
+    limits: Limits
+    standing: Standing
     gate_open: bool
+    login_required: bool
+    breaker_open: bool
+    left_today: int | None
+    """Orders that may still be placed on this trading day; None without a limit."""
+    worries: tuple[str, ...]
+    """What keeps orders back, for people."""
     feed_up: bool
     missing: tuple[str, ...]
     unread_seconds: float
@@ -91,7 +110,7 @@ class Lane:
     def __init__(  # noqa: PLR0913, PLR0917  # the parts it joins
         self,
         ledger: Ledger,
-        broker: Broker,
+        trading: Trading,
         persistence: PersistenceActor,
         reads: Reads,
         clock: Clock,
@@ -100,7 +119,9 @@ class Lane:
     ) -> None:
         self.ledger = ledger
         self.account_id = ledger.account_id
-        self._broker = broker
+        self.checks = Checks(trading.risk, ledger, trading.broker)
+        self._broker = trading.broker
+        self._broker_name = trading.name
         self._persistence = persistence
         self._reads = reads
         self._clock = clock
@@ -185,10 +206,17 @@ class Lane:
     def state(self) -> LaneState:
         """How it stands."""
         ledger = self.ledger
-        waiting = not ledger.gate_open or ledger.missing or self._last_error
+        waiting = not ledger.admission.gate_open or ledger.missing or self._last_error
         return LaneState(
             account_id=self.account_id,
-            gate_open=ledger.gate_open,
+            broker=self._broker_name,
+            limits=ledger.limits,
+            worries=tuple(ledger.admission.worries()),
+            standing=ledger.admission.standing,
+            gate_open=ledger.admission.gate_open,
+            login_required=ledger.admission.login_required,
+            breaker_open=ledger.admission.breaker_open,
+            left_today=ledger.admission.left_today(self.now()),
             feed_up=self._feed_up,
             missing=ledger.missing,
             unread_seconds=trio.current_time() - self._last_valid if waiting else 0.0,
@@ -199,7 +227,7 @@ class Lane:
 
     def stop(self) -> None:
         """Send nothing more, and stop waiting for work; what is out may still come back."""
-        self.ledger.stopping = True
+        self.ledger.admission.stopping = True
         for scope in self._waits:
             scope.cancel()
 
@@ -208,7 +236,7 @@ class Lane:
         """A wait that `stop` ends. Only waits are cut short, never a decision or its commit."""
         with trio.CancelScope() as scope:
             self._waits.add(scope)
-            if self.ledger.stopping:
+            if self.ledger.admission.stopping:
                 scope.cancel()
             try:
                 yield
@@ -252,7 +280,7 @@ class Lane:
 
     async def _keep_sending(self) -> None:
         """Do what the clock makes due."""
-        while not self.ledger.stopping:
+        while not self.ledger.admission.stopping:
             draft = Draft()
             self.ledger.turn(draft, self.now())
             await self.carry_out(draft)
@@ -313,7 +341,7 @@ class Lane:
     async def _keep_reading(self) -> None:
         """One poller for all that the book can tell: the gate, unknowns, settling, fills."""
         began, pause = -float("inf"), READ_SPACING
-        while not self.ledger.stopping:
+        while not self.ledger.admission.stopping:
             at = max(self._next_read(began), began + pause)
             if at > trio.current_time():
                 with self._until_stopped(), trio.move_on_at(at):
@@ -328,7 +356,11 @@ class Lane:
         """When the book is to be read next, given when the last read began."""
         ledger = self.ledger
         wanted = [last + IDLE_READ if self._read_wanted_at <= last else self._read_wanted_at]
-        if not ledger.gate_open or ledger.missing or self._last_error is not None:
+        if ledger.admission.login_required:
+            return last + LOGIN_READ  # until then every read is refused
+        if ledger.admission.breaker_open:
+            return last + PROBE_READ  # a broker in trouble is not helped by reads
+        if not ledger.admission.gate_open or ledger.missing or self._last_error is not None:
             wanted.append(last + GATE_READ)
         if ledger.resolving():
             step = min(self._unknown_reads, len(UNKNOWN_READS) - 1)
@@ -346,31 +378,47 @@ class Lane:
         began = self.now()
         with self._until_stopped():
             book = await self._broker.orders()
-            if isinstance(book, OrderBook):
-                await self._recall(book.orders)
-        if self.ledger.stopping:
+            await self._recall(book.orders)
+        if self.ledger.admission.stopping:
             return
         self._metrics.stage.labels("order book read").observe(trio.current_time() - began.mono)
         self._unknown_reads += 1
+        draft, now = Draft(), self.now()
         if isinstance(book, Unreadable):
-            if self._last_error is None:
-                _log.warning(
-                    "order book unreadable", account_id=self.account_id, error=book.message
-                )
-            self._last_error = book.message
-            return
-        self._last_error = None
-        draft = Draft()
-        if self.ledger.read(draft, book.orders, began, self.now()):
-            self._last_valid = trio.current_time()
-        elif self.ledger.missing:
-            _log.warning(
-                "order book misses known orders",
-                account_id=self.account_id,
-                order_ids=self.ledger.missing[:10],
-            )
+            self._complain(book)
+            self.ledger.read_in_part(draft, book, now)
+        else:
+            self._last_error = None
+            if self.ledger.read(draft, book.orders, began, now):
+                self._last_valid = now.mono
+            elif self.ledger.missing:
+                self._miss(draft, now)
         await self.carry_out(draft)
         self._pump.ring()  # the gate may have opened
+
+    def _complain(self, book: Unreadable) -> None:
+        if self._last_error != book.message:
+            _log.warning("order book unreadable", account_id=self.account_id, error=book.message)
+            for row in book.bad:  # kept raw, for whoever must look into it
+                _log.error(
+                    "row not understood",
+                    account_id=self.account_id,
+                    order_id=row.order_id,
+                    problem=row.problem,
+                    raw=row.raw,
+                )
+        self._last_error = book.message
+
+    def _miss(self, draft: Draft, now: Moment) -> None:
+        """The book does not show what it must: for a while it may be stale, then it is wrong."""
+        missing = self.ledger.missing
+        _log.warning(
+            "order book misses known orders",
+            account_id=self.account_id,
+            order_ids=missing[:MOST_NAMED],
+        )
+        if now.mono - self._last_valid > MISMATCH_SECONDS:
+            self.ledger.mistrust(draft, now)
 
     async def _recall(self, rows: tuple[BrokerOrder, ...]) -> None:
         """Fetch what the store knows of orders with our tag that the ledger does not hold."""
@@ -403,7 +451,7 @@ class Lane:
                 item = await anext(updates, None)
                 if isinstance(item, BrokerOrder):
                     await self._recall((item,))
-            if self.ledger.stopping:
+            if self.ledger.admission.stopping:
                 return
             draft, now = Draft(), self.now()
             match item:
@@ -412,8 +460,7 @@ class Lane:
                 case FeedLost(message=message):
                     self._turn_feed(draft, up=False, message=message, now=now)
                 case FeedBack():
-                    self._read_wanted_at = now.mono  # what was missed is in the book
-                    self._reader.ring()
+                    self.read_soon()  # what was missed is in the book
                     self._turn_feed(draft, up=True, message="The order feed is back.", now=now)
                 case BrokerOrder():
                     self.ledger.sight(draft, item, "feed", now)
@@ -421,6 +468,31 @@ class Lane:
             await self.carry_out(draft)
             if item is None:
                 return
+
+    # The account
+
+    async def stand(
+        self, state: AccountState, reason: str | None, accepted: tuple[str, ...]
+    ) -> None:
+        """Its operator gives the account another state."""
+        draft, now = Draft(), self.now()
+        self._last_valid = now.mono  # a book that was wrong has its time again
+        before = self.ledger.admission.standing.accepted
+        self.ledger.stand(draft, Standing(state, reason, (*before, *accepted)), now)
+        await self.carry_out(draft)
+
+    async def log_in(self) -> None:
+        """The broker has a new token of ours: read the book, and go on."""
+        draft, now = Draft(), self.now()
+        self.ledger.log_in(draft, now)
+        await self.carry_out(draft)
+        self.read_soon()
+        self._pump.ring()
+
+    def read_soon(self) -> None:
+        """Something may have happened at the broker."""
+        self._read_wanted_at = trio.current_time()
+        self._reader.ring()
 
     def _turn_feed(self, draft: Draft, *, up: bool, message: str, now: Moment) -> None:
         if up == self._feed_up:

@@ -13,24 +13,27 @@ from typing import Any
 
 import msgspec
 
+from ticker_actors.actors.admission import Admission
 from ticker_actors.actors.draft import Draft
 from ticker_actors.actors.order_view import OrderViews
 from ticker_actors.model import batches as saga
 from ticker_actors.model import goals, ids, tags
 from ticker_actors.model.absence import AbsenceWatch
+from ticker_actors.model.accounts import AccountState, Standing
 from ticker_actors.model.batches import Batch, Leg
 from ticker_actors.model.calendar import IST, Moment, trading_day
 from ticker_actors.model.changes import Attempt, Recovered
 from ticker_actors.model.events import Scribe
-from ticker_actors.model.limits import Budget, Limits
+from ticker_actors.model.limits import Limits
 from ticker_actors.model.orders import (
+    KIND,
     REGISTERED,
     BrokerOrder,
     OrderView,
     PlaceOrder,
     Source,
 )
-from ticker_actors.model.outcomes import ChangeOutcome, Placed, PlaceOutcome
+from ticker_actors.model.outcomes import ChangeOutcome, Placed, PlaceOutcome, Trouble, Unreadable
 from ticker_actors.model.tasks import (
     AbsenceProved,
     Answered,
@@ -52,8 +55,8 @@ from ticker_actors.model.tasks import (
     create,
 )
 
-CANCEL_RESERVE = Limits(per_second=2, per_minute=40, per_day=100)
-"""Cancels have this budget of their own beside the orders' one: reducing risk must never queue."""
+MOST_NAMED = 10
+"""Order ids in one message."""
 AMO_DAYS = 4
 """An after-market order may first show in the next session's book: over a weekend and a holiday."""
 
@@ -72,15 +75,12 @@ class Ledger:
     tasks: dict[str, OrderTask] = field(default_factory=dict)
     """Unfinished ones, and the legs of unfinished batches."""
     batches: dict[str, Batch] = field(default_factory=dict)
-    gate_open: bool = False
-    """No order is sent before one valid read of the book; cancels may pass."""
-    stopping: bool = False
     missing: tuple[str, ...] = ()
     """Orders that the last read of the book should have shown and did not."""
     _day: date = date.min
     _queue: dict[str, None] = field(default_factory=dict)
     """Place tasks that may be sent, in order."""
-    _arriving: dict[str, float] = field(default_factory=dict)
+    _arriving: dict[str, Moment] = field(default_factory=dict)
     """Submissions that are being stored, and when they came."""
     _goals: dict[str, list[str]] = field(default_factory=dict)
     """Unfinished cancel and modify tasks of an order, in order."""
@@ -92,31 +92,38 @@ class Ledger:
     """Tasks whose broker call has not returned: they are held until it has."""
     _unwritten: set[str] = field(default_factory=set)
     """Tasks whose newest state is not durable yet: the store would tell an older one."""
+    _modifications: dict[str, int] = field(default_factory=dict)
+    """Sends of changes, by order: the broker takes only so many."""
+    _taken: int = 0
+    """Place tasks of today."""
     _foreign: set[str] = field(default_factory=set)
     """Orders with our tag that no task of ours explains."""
     views: OrderViews = field(init=False)
     scribe: Scribe = field(init=False)
-    _budget: Budget = field(init=False)
-    _reserve: Budget = field(init=False)
+    admission: Admission = field(init=False)
 
     def __post_init__(self) -> None:
         self.views = OrderViews(self.installation)
         self.scribe = Scribe(lambda at: ids.event_id(at, self.chance))
-        self._budget = Budget(self.limits)
-        self._reserve = Budget(CANCEL_RESERVE)
+        self.admission = Admission(self.limits)
 
     # The start
 
     def recover(self, draft: Draft, found: Recovered, now: Moment) -> None:
         """Take over what a dead process left. What it had sent is looked up, never sent again."""
         self.epoch, self._day = found.epoch, trading_day(now.at)
+        self.admission.standing = found.standing
+        self.views.excused = frozenset(found.standing.accepted)
+        self._modifications = dict(found.modifications)
+        self._taken = found.taken_today
         for view in found.orders:
             self.views.restore(view)
         for batch in found.batches:
             self.batches[batch.batch_id] = batch
         for attempt in found.attempts:
-            age = (now.at - attempt.sent_at).total_seconds()
-            self._take(attempt.operation, now.mono - max(0.0, age))
+            age = max(0.0, (now.at - attempt.sent_at).total_seconds())
+            then = Moment(now.at - timedelta(seconds=age), now.mono - age)
+            self.admission.take(attempt.operation, then)
         for task in found.tasks:
             self._hold(task)
             if task.phase is Phase.SENT:
@@ -133,8 +140,8 @@ class Ledger:
 
         The ledger does not hold it yet: `adopt` it once the transaction is durable.
         """
-        self._arriving[task.task_id] = now.mono
-        if not self._queue and self._may_place(now):
+        self._arriving[task.task_id] = now
+        if not self._queue and self.admission.wait(task, now) <= 0:
             task = self._send(draft, task, now)
         draft.tasks[task.task_id] = task
         return task
@@ -144,11 +151,12 @@ class Ledger:
         came = self._arriving.pop(task.task_id)
         if task.phase is Phase.SENT:
             self._calling.discard(task.task_id)
-            self._budget.give_back(came)
+            self.admission.give_back(task.operation, came)
 
     def adopt(self, task: OrderTask, now: Moment) -> None:
         """Hold a task that is durable."""
         del self._arriving[task.task_id]
+        self._taken += 1
         self._hold(task)
         self._schedule(self.tasks[task.task_id], now)  # cancelled meanwhile, it is another
 
@@ -174,6 +182,7 @@ class Ledger:
     ) -> None:
         """Hold a durable batch, and take its first step."""
         self.batches[batch.batch_id] = batch
+        self._taken += len(legs)
         for leg in legs:
             self._hold(leg)
         draft.touched[batch.batch_id] = None
@@ -209,6 +218,9 @@ class Ledger:
         if isinstance(outcome, Placed):
             self.sight(draft, _registered(task, outcome.order_id), "reply", now)
         self.change(draft, task_id, Answered(now.at, outcome, again), now)
+        self.admission.note(outcome, now)
+        message = getattr(outcome, "message", "")
+        self.note_trouble(draft, getattr(outcome, "trouble", None), message, now)
         self.advance(draft, now)
 
     def strangers(self, rows: Iterable[BrokerOrder]) -> dict[str, str]:
@@ -260,17 +272,24 @@ class Ledger:
         for row in rows:
             self.sight(draft, row, "book", now)
         valid = not self.missing and day == trading_day(now.at)
+        self.log_in(draft, now)
         if valid:
             for task_id, watch in list(self._watches.items()):
                 task = self.tasks[task_id]
                 if watch.observe(began=began.mono, day=day, orders_known=bool(expected)):
                     self.change(draft, task.task_id, AbsenceProved(now.at), now)
-            if not self.gate_open:
-                self.gate_open = True
+            if self.admission.note_read():
                 draft.touched.update(dict.fromkeys(self.batches))
         self._ask_again(draft, None if valid else present, began, now)
         self.advance(draft, now)
         return valid
+
+    def read_in_part(self, draft: Draft, book: Unreadable, now: Moment) -> None:
+        """The book was read, but not all of it was understood: what it shows, is there."""
+        for row in book.orders:
+            self.sight(draft, row, "book", now)
+        self.note_trouble(draft, book.trouble, book.message, now)
+        self.advance(draft, now)
 
     # Time
 
@@ -290,30 +309,26 @@ class Ledger:
         tomorrow = datetime.combine(self._day + timedelta(days=1), time(), IST)
         due = min(self._timers[0][0] if self._timers else tomorrow, tomorrow)
         seconds = max(0.0, (due - now.at).total_seconds())
-        if self._queue and self.gate_open:
-            seconds = min(seconds, self._budget.wait(now.mono))
-        for task in self._sendable_goals(now):
-            seconds = min(seconds, self._wait(task.operation, now))
+        place = self._next_place()
+        for task in (*self._sendable_goals(now), *([place] if place else ())):
+            seconds = min(seconds, self.admission.wait(task, now))
         return seconds
 
     def advance(self, draft: Draft, now: Moment) -> None:
         """Let the batches that something happened to take their steps; send what may be sent."""
-        if self.stopping:
+        if self.admission.stopping:
             return  # a new process goes on from here
         while draft.touched:
             name = next(iter(draft.touched))
             del draft.touched[name]
             batch = self.batches.get(name)
-            if batch is not None and self.gate_open:
+            if batch is not None and self.admission.gate_open:
                 self._step(draft, batch, now)
         for task in tuple(self._sendable_goals(now)):
-            if self._wait(task.operation, now) <= 0:
+            if self.admission.wait(task, now) <= 0:
                 self._admit(draft, task, now)
-        while self._queue and self._may_place(now):
-            self._admit(draft, self.tasks[next(iter(self._queue))], now)
-
-    def _may_place(self, now: Moment) -> bool:
-        return self.gate_open and not self.stopping and self._wait("place_order", now) <= 0
+        while (place := self._next_place()) and self.admission.wait(place, now) <= 0:
+            self._admit(draft, place, now)
 
     def must_not_send(self, task: OrderTask, now: Moment) -> str | None:
         """The last look before the first byte, after a commit that may have taken long."""
@@ -324,7 +339,50 @@ class Ledger:
             return "It expired while it was being stored."
         if task.cancel_requested:
             return "It was cancelled while it was being stored."
+        if self.admission.forbids(task):
+            return f"The account is {self.admission.standing.state}."
         return None
+
+    # The account
+
+    def stand(self, draft: Draft, standing: Standing, now: Moment) -> None:
+        """A new state of the account, by its operator or by what its broker shows."""
+        self.admission.standing = draft.standing = standing
+        self.views.excused = frozenset(standing.accepted)
+        message = standing.reason or f"The account is {standing.state}."
+        self._tell_account(draft, standing.state.lower(), message, now)
+        self.advance(draft, now)
+
+    def note_trouble(
+        self, draft: Draft, trouble: Trouble | None, message: str, now: Moment
+    ) -> None:
+        """An answer that shows what is wrong with the whole account."""
+        match self.admission.note_trouble(trouble):
+            case "login_required":
+                self._tell_account(draft, "login_required", message, now)
+            case "not_permitted":
+                standing = Standing(AccountState.HALTED, f"not_permitted: {message}")
+                self.stand(draft, standing, now)
+            case None:
+                pass
+
+    def mistrust(self, draft: Draft, now: Moment) -> None:
+        """The book has missed known orders for too long: only an operator may go on."""
+        if self.admission.standing.state is not AccountState.HALTED:
+            named = ", ".join(self.missing[:MOST_NAMED])
+            more = len(self.missing) - MOST_NAMED
+            others = f" and {more} more" if more > 0 else ""
+            reason = f"book_mismatch: the order book does not show {named}{others}"
+            accepted = self.admission.standing.accepted
+            self.stand(draft, Standing(AccountState.HALTED, reason, accepted), now)
+
+    def log_in(self, draft: Draft, now: Moment) -> None:
+        """There is a session again: what waits may go."""
+        if self.admission.note_session():
+            self._tell_account(draft, "logged_in", "The broker takes our token again.", now)
+
+    def _tell_account(self, draft: Draft, state: str, message: str, now: Moment) -> None:
+        draft.endings.append(self.scribe.account_status(self.account_id, state, message, now.at))
 
     # What the lane's reader wants to know
 
@@ -349,6 +407,24 @@ class Ledger:
     def legs(self, batch: Batch) -> list[Leg]:
         """The batch's legs as they stand."""
         return [self._leg(self.tasks[task_id]) for task_id in batch.task_ids]
+
+    def modifications(self, order_id: str) -> int:
+        """How often an order was modified, or is about to be."""
+        return self._modifications.get(order_id, 0)
+
+    def taken_today(self, now: Moment) -> int:
+        """How many place tasks were taken on this trading day."""
+        return self._taken if trading_day(now.at) == self._day else 0
+
+    def pending(self, order: PlaceOrder) -> int:
+        """Units of the same kind that are on their way already, or rest at the exchange."""
+        resting = sum(view.order.pending_quantity for view in self.views.resting(order))
+        unsent = (self.tasks[task_id].params for task_id in self._queue)
+        return resting + sum(
+            int(params["quantity"])
+            for params in unsent
+            if all(params[name] == getattr(order, name) for name in KIND)
+        )
 
     def unsent(self) -> int:
         """How many orders wait to be sent, those that are being stored among them."""
@@ -425,6 +501,7 @@ class Ledger:
         if task.finished and not needed:
             del self.tasks[name]
             self._intents.pop(task.intent, None)
+            self.admission.forget(name)
 
     def _schedule(self, task: OrderTask, now: Moment) -> None:
         """Put the task where its phase wants it: the queue, a timer, a watch."""
@@ -479,20 +556,17 @@ class Ledger:
                 self.change(draft, task_id, DayEnded(now.at), now)
         if today != self._day:
             self._day = today
+            self._modifications.clear()
+            self._taken = 0
             self.views.roll(today, self.tasks)
             draft.touched.update(dict.fromkeys(self.batches))
 
-    def _wait(self, operation: str, now: Moment) -> float:
-        """Seconds until the broker's limits allow one more request of this kind."""
-        wait = self._budget.wait(now.mono)
-        if operation == "cancel_order":
-            wait = min(wait, self._reserve.wait(now.mono))
-        return wait
-
-    def _take(self, operation: str, mono: float) -> None:
-        """Count a request: a cancel against the reserve, as long as that lasts."""
-        reserved = operation == "cancel_order" and self._reserve.wait(mono) <= 0
-        (self._reserve if reserved else self._budget).take(mono)
+    def _next_place(self) -> OrderTask | None:
+        """The first queued place task that the account's state does not hold back."""
+        if self.admission.standing.state is AccountState.HALTED:
+            return None
+        queued = (self.tasks[task_id] for task_id in self._queue)
+        return next((task for task in queued if not self.admission.forbids(task)), None)
 
     def _sendable_goals(self, now: Moment) -> Iterator[OrderTask]:
         """Cancels and modifies that may go out: one an order at a time, cancels first."""
@@ -503,8 +577,7 @@ class Ledger:
             cancels = [task for task in waiting if task.operation == "cancel_order"]
             task = (cancels or waiting)[0]
             due = task.next_attempt_at is None or task.next_attempt_at <= now.at
-            may = self.gate_open or task.operation == "cancel_order"
-            if task.phase in {Phase.QUEUED, Phase.WAITING} and due and may:
+            if task.phase in {Phase.QUEUED, Phase.WAITING} and due:
                 yield task
 
     def _admit(self, draft: Draft, task: OrderTask, now: Moment) -> None:
@@ -514,7 +587,9 @@ class Ledger:
 
     def _send(self, draft: Draft, task: OrderTask, now: Moment) -> OrderTask:
         """Mark a task sent: durable before the first byte."""
-        self._take(task.operation, now.mono)
+        self.admission.take(task.operation, now)
+        if task.operation == "modify_order" and task.order_id is not None:
+            self._modifications[task.order_id] = self.modifications(task.order_id) + 1
         tag = tags.Tag(self.installation, task.intent, task.sends)
         event = Sent(now.at, str(tag), trading_day(now.at), self.epoch)
         sent = advance(task, event)

@@ -14,7 +14,15 @@ from ticker_actors.model import events as catalogue
 from ticker_actors.model import tags
 from ticker_actors.model.calendar import Moment, trading_day
 from ticker_actors.model.events import EventName
-from ticker_actors.model.orders import SETTLED, BrokerOrder, OrderView, Source, merge
+from ticker_actors.model.orders import (
+    KIND,
+    SETTLED,
+    BrokerOrder,
+    OrderView,
+    PlaceOrder,
+    Source,
+    merge,
+)
 from ticker_actors.model.tags import Tag
 from ticker_actors.model.tasks import OrderTask
 
@@ -43,6 +51,8 @@ class OrderViews:
     """All orders of ours that an account has today."""
 
     installation: str
+    excused: frozenset[str] = frozenset()
+    """Orders that a whole book need not show: an operator has looked."""
     _views: dict[str, OrderView] = field(default_factory=dict)
     _since: dict[str, float] = field(default_factory=dict)
     """Process seconds of first sight."""
@@ -101,8 +111,16 @@ class OrderViews:
         return [
             order_id
             for order_id, view in self._views.items()
-            if view.trading_day == day and self._since[order_id] <= began - KNOWN_SECONDS
+            if view.trading_day == day
+            and self._since[order_id] <= began - KNOWN_SECONDS
+            and order_id not in self.excused
         ]
+
+    def resting(self, order: PlaceOrder) -> Iterator[OrderView]:
+        """Open orders that move the same position the same way."""
+        for view in self._open.values():
+            if all(getattr(view.order, name) == getattr(order, name) for name in KIND):
+                yield view
 
     def any_open(self) -> bool:
         """Whether any order may still change."""

@@ -1,19 +1,25 @@
 """What the actors need from outside, as they see it. `service.py` passes the real things in."""
 
 from collections.abc import AsyncIterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from ticker_actors.model.batches import Batch
 from ticker_actors.model.changes import Key, Recovered
+from ticker_actors.model.limits import Limits
 from ticker_actors.model.orders import OrderChanges, OrderView, PlaceOrder
 from ticker_actors.model.outcomes import (
     ChangeOutcome,
     FeedItem,
+    LoginRefused,
+    LoginToken,
     OrderBook,
     PlaceOutcome,
     Unreadable,
 )
+from ticker_actors.model.portfolio import Holding, Margins, Positions
+from ticker_actors.model.risk import RiskLimits
 from ticker_actors.model.tasks import OrderTask
 
 
@@ -47,9 +53,42 @@ class Broker(Protocol):
         """The whole order book of the day."""
         ...
 
+    async def positions(self) -> Positions | Unreadable:
+        """What is held short term."""
+        ...
+
+    async def holdings(self) -> tuple[Holding, ...] | Unreadable:
+        """What is kept in the demat account."""
+        ...
+
+    async def margins(self) -> Margins | Unreadable:
+        """Money, by segment."""
+        ...
+
+    async def last_price(self, exchange: str, tradingsymbol: str) -> float | None:
+        """What an instrument last traded at, in rupees; None when that is not known."""
+        ...
+
+    async def log_in(self, token: LoginToken) -> LoginRefused | None:
+        """Take a new access token. None when the broker answers to it."""
+        ...
+
     def updates(self) -> AsyncIterable[FeedItem]:
         """Pushed order updates, and word of the channel's own state. One reader."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trading:
+    """An account as the executor gets it: its broker, and what it is held to."""
+
+    name: str
+    """Of its broker, for people."""
+    broker: Broker
+    limits: Limits
+    """At the broker."""
+    risk: RiskLimits
+    """Our own."""
 
 
 class Reads(Protocol):

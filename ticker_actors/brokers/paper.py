@@ -16,6 +16,7 @@ import trio
 
 from ticker_actors.exchange.book import Book
 from ticker_actors.exchange.file import PaperFile
+from ticker_actors.exchange.order import to_rupees
 from ticker_actors.exchange.prices import Walk
 from ticker_actors.model.calendar import trading_day
 from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
@@ -24,9 +25,18 @@ from ticker_actors.model.outcomes import (
     FeedBack,
     FeedItem,
     FeedLost,
+    LoginRefused,
+    LoginToken,
     OrderBook,
     Placed,
     Refused,
+)
+from ticker_actors.model.portfolio import (
+    Holding,
+    Margins,
+    Position,
+    Positions,
+    SegmentMargins,
 )
 
 STEP_SECONDS = 1.0
@@ -108,6 +118,48 @@ class PaperBroker:
     async def orders(self) -> OrderBook:
         """The whole order book of the day."""
         return OrderBook(await self._do(self._book.rows))
+
+    async def positions(self) -> Positions:
+        """What is held, at this second's prices. The paper exchange keeps no day's part."""
+        return await self._do(self._positions)
+
+    async def holdings(self) -> tuple[Holding, ...]:
+        """The paper exchange has no demat account: whatever is held is a position."""
+        return ()
+
+    async def margins(self) -> Margins:
+        """Its one purse, shown as both segments' as Kite does for a joined account."""
+        available = await self._do(lambda _: self._book.available)
+        segment = SegmentMargins(net=available, enabled=True, available={"cash": available})
+        return Margins(equity=segment, commodity=segment)
+
+    async def last_price(
+        self,
+        exchange: str,  # noqa: ARG002 - a symbol has one price on the paper exchange
+        tradingsymbol: str,
+    ) -> float:
+        """What a symbol trades at in this second, in rupees."""
+        return await self._do(lambda now: self._book.last_price(tradingsymbol, now))
+
+    async def log_in(self, token: LoginToken) -> LoginRefused:  # noqa: ARG002 - whatever it is
+        """There is nothing to log in to."""
+        return LoginRefused("The paper exchange needs no login.")
+
+    def _positions(self, now: datetime) -> Positions:
+        return Positions(
+            net=tuple(
+                Position(
+                    exchange=held.exchange,
+                    tradingsymbol=held.tradingsymbol,
+                    product=held.product,
+                    quantity=held.net,
+                    average_price=to_rupees(held.cost) / abs(held.net) if held.net else 0.0,
+                    last_price=self._book.last_price(held.tradingsymbol, now),
+                    realised=to_rupees(held.realised),
+                )
+                for held in self._book.positions
+            )
+        )
 
     def updates(self) -> AsyncIterable[FeedItem]:
         """Pushed updates, for one reader. Ends when the broker is closed."""

@@ -100,6 +100,11 @@ class Book:
         self.roll(now)
         return tuple(self._rows.values())
 
+    def last_price(self, symbol: str, now: datetime) -> float:
+        """What a symbol trades at in this second, in rupees."""
+        self.roll(now)
+        return to_rupees(self._market(symbol, now).price)
+
     def unsaved(self) -> Unsaved:
         """What must be kept before anyone is told."""
         return Unsaved(

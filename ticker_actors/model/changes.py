@@ -1,14 +1,16 @@
 """What one step of the service writes, whole or not at all: the unit of a transaction."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
 import msgspec
 
+from ticker_actors.model.accounts import Standing
 from ticker_actors.model.batches import Batch
 from ticker_actors.model.events import Event, EventName
 from ticker_actors.model.orders import OrderView
-from ticker_actors.model.tasks import OrderTask
+from ticker_actors.model.tasks import Operation, OrderTask
 
 Owned = Literal["task", "batch"]
 
@@ -30,7 +32,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     task_id: str
     send: int
     account_id: str
-    operation: str
+    operation: Operation
     broker_tag: str
     epoch: int
     sent_at: datetime
@@ -82,6 +84,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[Event, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
     deliveries: tuple[DeliveryResult, ...] = ()
+    standing: Standing | None = None
+    """The account's new state, if it changes."""
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -113,6 +117,11 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     account_id: str
     epoch: int
     head_sequence: int
+    standing: Standing = Standing()
+    modifications: Mapping[str, int] = {}
+    """How often each order of today was modified."""
+    taken_today: int = 0
+    """Place tasks made on this trading day."""
     tasks: tuple[OrderTask, ...]
     """Unfinished ones, and every leg of an unfinished batch; oldest first."""
     batches: tuple[Batch, ...]

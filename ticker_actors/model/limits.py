@@ -1,12 +1,16 @@
-"""An account's budget at its broker: so many requests in any second, minute and day.
+"""An account's budget at its broker: so many requests in any second and minute, so many a day.
 
 Kite allows 10 a second, 400 a minute and 5 000 placed orders a day for each trading account
-(https://kite.trade/docs/connect/v3/exceptions/#api-rate-limit); refused ones count too.
+(https://kite.trade/docs/connect/v3/exceptions/#api-rate-limit); refused ones count too. A part is
+kept for what reduces risk: a cancel must never queue behind orders.
 """
 
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+
+from ticker_actors.model.calendar import IST, Moment, trading_day
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,36 +20,104 @@ class Limits:
     per_second: int
     per_minute: int
     per_day: int
+    """Placed orders of one trading day; changes of orders count in the first two only."""
 
+
+BROKER = Limits(10, 400, 5000)
+"""What Kite takes of one account."""
+RESERVE = Limits(2, 40, 100)
+"""Kept out of that for cancels and whatever else reduces risk."""
+
+MOST_MODIFICATIONS = 25
+"""Of one order (https://kite.trade/docs/connect/v3/exceptions/#api-rate-limit)."""
 
 _ROUNDING = 1e-6
 """Seconds: who has waited just as long as told must not be told to wait a rounding error more."""
 
 
 class Budget:
-    """Sliding windows over the moments of past requests. Times are seconds of any one clock."""
+    """What has been sent lately, and so how soon one more may go."""
 
     def __init__(self, limits: Limits) -> None:
-        spans = ((limits.per_second, 1.0), (limits.per_minute, 60.0), (limits.per_day, 86_400.0))
-        self._windows = [(limit, span, deque[float]()) for limit, span in spans if limit > 0]
+        self._limits = limits
+        self._windows = [
+            _Window(_Share.of(limit, most, kept), span)
+            for limit, most, kept, span in (
+                (limits.per_second, BROKER.per_second, RESERVE.per_second, 1.0),
+                (limits.per_minute, BROKER.per_minute, RESERVE.per_minute, 60.0),
+            )
+            if limit
+        ]
+        self._day = date.min
+        self._placed = 0
 
-    def wait(self, now: float) -> float:
-        """Seconds until one more request is allowed; 0.0 when it is now."""
-        longest = 0.0
-        for limit, span, taken in self._windows:
-            while taken and taken[0] + span <= now + _ROUNDING:
-                taken.popleft()
-            if len(taken) >= limit:
-                longest = max(longest, taken[-limit] + span - now)
-        return longest
+    def wait(self, now: Moment, *, placing: bool, urgent: bool = False) -> float:
+        """Seconds until one more request is allowed; 0.0 when it is now.
 
-    def take(self, now: float) -> None:
-        """Count one request."""
-        for _, _, taken in self._windows:
-            taken.append(now)
+        `urgent`: it reduces risk, and may use what is kept for that.
+        """
+        waits = [window.wait(now.mono, urgent=urgent) for window in self._windows]
+        if placing and self.left_today(now, urgent=urgent) == 0:
+            waits.append(_seconds_left(now))
+        return max(waits, default=0.0)
 
-    def give_back(self, then: float) -> None:
+    def left_today(self, now: Moment, *, urgent: bool = False) -> int | None:
+        """How many orders may still be placed on this trading day; None without a limit."""
+        if not self._limits.per_day:
+            return None
+        share = _Share.of(self._limits.per_day, BROKER.per_day, RESERVE.per_day)
+        placed = self._placed if self._day == trading_day(now.at) else 0
+        return max(0, (share.total if urgent else share.ordinary) - placed)
+
+    def take(self, then: Moment, *, placing: bool) -> None:
+        """Count one request, made now or earlier."""
+        for window in self._windows:
+            window.taken.append(then.mono)
+        day = trading_day(then.at)
+        if placing and day > self._day:
+            self._day, self._placed = day, 0
+        if placing and day == self._day:
+            self._placed += 1
+
+    def give_back(self, then: Moment, *, placing: bool) -> None:
         """Count a request, taken at that moment, no more: it was not made."""
-        for _, _, taken in self._windows:
+        for window in self._windows:
             with suppress(ValueError):
-                taken.remove(then)
+                window.taken.remove(then.mono)
+        if placing and self._day == trading_day(then.at):
+            self._placed = max(0, self._placed - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """How a limit is shared between all requests and those that reduce risk."""
+
+    ordinary: int
+    total: int
+
+    @classmethod
+    def of(cls, limit: int, most: int, kept: int) -> "_Share":
+        """The reserve lies on top of the limit as far as the broker takes it, else within it."""
+        most = max(limit, most)
+        return cls(min(limit, most - kept), min(limit + kept, most))
+
+
+class _Window:
+    """The moments of past requests in a sliding stretch of time."""
+
+    def __init__(self, share: _Share, span: float) -> None:
+        self._share = share
+        self._span = span
+        self.taken = deque[float]()
+
+    def wait(self, now: float, *, urgent: bool) -> float:
+        limit = self._share.total if urgent else self._share.ordinary
+        while self.taken and self.taken[0] + self._span <= now + _ROUNDING:
+            self.taken.popleft()
+        return self.taken[-limit] + self._span - now if len(self.taken) >= limit else 0.0
+
+
+def _seconds_left(now: Moment) -> float:
+    """Until the trading day ends."""
+    tomorrow = datetime.combine(trading_day(now.at) + timedelta(days=1), time(), IST)
+    return (tomorrow - now.at).total_seconds()

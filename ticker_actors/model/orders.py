@@ -69,6 +69,10 @@ class PlaceOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return seconds if self.validity_ttl is None else min(seconds, self.validity_ttl * 60)
 
 
+KIND = ("exchange", "tradingsymbol", "product", "transaction_type")
+"""The fields by which two orders move one position the same way."""
+
+
 class OrderChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a modification sets. Values are absolute; what is not named stays."""
 

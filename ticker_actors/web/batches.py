@@ -7,7 +7,9 @@ import msgspec
 from msgspec import Meta
 from quart import Blueprint, Response
 
-from ticker_actors.actors.executor import AcceptedBatch
+from ticker_actors.actors.requests import (
+    AcceptedBatch,
+)
 from ticker_actors.model.batches import MAX_LEGS
 from ticker_actors.model.orders import PlaceOrder
 from ticker_actors.web import decoding

@@ -32,6 +32,7 @@ def blueprint(parts: Parts, doors: Doors) -> Blueprint:
                 "batches": "/advanced/batch-orders",
                 "tasks": "/tasks",
                 "webhooks": "/advanced/webhooks",
+                "accounts": "/accounts",
                 "stream": "/advanced/ws/orders/{account_id}",
                 "health": "/health",
                 "metrics": "/metrics",
@@ -81,7 +82,7 @@ def blueprint(parts: Parts, doors: Doors) -> Blueprint:
         return {"executor": {"status": "unhealthy", "message": message}}
 
     def account(lane: LaneState) -> dict[str, Any]:
-        worries = []
+        worries = list(lane.worries)
         if lane.missing:
             shown = ", ".join(lane.missing[:5])
             worries.append(
@@ -96,7 +97,7 @@ def blueprint(parts: Parts, doors: Doors) -> Blueprint:
             worries.append("the order feed is down: the book is read every 2 s instead")
         return {
             "status": "degraded" if worries else "ok",
-            "broker": parts.settings.broker,
+            "broker": lane.broker,
             "unsent": lane.unsent,
             "unfinished": lane.unfinished,
             **({"book_unread_seconds": round(lane.unread_seconds)} if worries else {}),

@@ -9,7 +9,7 @@ import trio
 
 from ticker_actors.actors.executor import ExecutorActor
 from ticker_actors.actors.persistence import PersistenceActor
-from ticker_actors.actors.ports import Clock
+from ticker_actors.actors.ports import Broker, Clock
 from ticker_actors.actors.stream_hub import StreamHub
 from ticker_actors.metrics import Metrics
 from ticker_actors.model.batches import Batch
@@ -95,6 +95,10 @@ class Parts:
     clock: Clock
     chance: Chance
     metrics: Metrics
+    brokers: Mapping[str, Broker]
+    """By account, for what is asked of it directly."""
+    genuine: Callable[[str, bytes], bool]
+    """Whether a postback for an account is signed by its broker."""
     stopping: trio.Event
     mailboxes: Callable[[], Mapping[str, int]]
     """How many messages wait, by mailbox."""

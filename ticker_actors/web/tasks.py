@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 from quart import Blueprint, Response
 
-from ticker_actors.actors.executor import (
+from ticker_actors.actors.requests import (
     Accepted,
     AcceptedBatch,
     ClientKey,
@@ -172,10 +172,10 @@ def accepted(submitted: Submitted) -> Accepted:
 def refusal(submitted: Submitted | SubmittedBatch) -> Problem:
     """Why nothing was stored."""
     match submitted:
-        case Denied(field=field, message=message, leg=leg):
+        case Denied(code=code, field=field, message=message, leg=leg):
             path = field if leg is None else f"orders[{leg}].{field}"
             problem = bad_fields([(path, message)])
-            problem.members["code"] = "denied"
+            problem.members["code"] = code
             return problem
         case KeyConflict():
             return bad_fields([("Idempotency-Key", "was used before, for another request")])

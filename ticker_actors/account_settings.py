@@ -1,0 +1,185 @@
+"""One account's settings: its broker, who it is there, and what it is held to.
+
+From the environment for account `primary`, or from `ACCOUNTS_FILE` for several. Secrets never stand
+in that file: it names the environment variables that hold them.
+"""
+
+import ipaddress
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from ticker_actors.model.limits import Limits
+from ticker_actors.model.orders import Exchange, Product
+from ticker_actors.model.risk import RiskLimits
+from ticker_actors.model.validation import problems
+
+BrokerName = Literal["paper", "kite"]
+Count = Annotated[int, Meta(ge=0)]
+AccountName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+MOST_ACCOUNTS = 100
+"""Each has a lane, a feed and a lease of its own."""
+
+KITE_ROOT_URL = "https://api.kite.trade"
+KITE_TICKER_URL = "wss://ws.kite.trade"
+
+
+class AccountError(Exception):
+    """An account's settings are wrong. Its message is one sentence that names the setting."""
+
+
+class KiteSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Who an account is at Kite Connect, and where that is."""
+
+    api_key: str
+    api_secret: str | None = None
+    """Only a login needs it, and a postback's checksum."""
+    access_token: str | None = None
+    """Of today, if a login elsewhere gave one."""
+    root_url: str = KITE_ROOT_URL
+    ticker_url: str = KITE_TICKER_URL
+    token_file: Path
+    """Where `ticker-actors login` leaves the day's access token, for nobody else to read."""
+
+    def __repr__(self) -> str:
+        return f"KiteSettings({self.root_url})"
+
+
+class PaperSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """An account's own paper exchange."""
+
+    file: Path
+    funds: int
+    """Rupees before its first trade."""
+    seed: int
+
+
+class AccountSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One account."""
+
+    account_id: str
+    at: PaperSettings | KiteSettings
+    limits: Limits
+    risk: RiskLimits
+
+    @property
+    def broker(self) -> BrokerName:
+        """Where its orders go."""
+        return "kite" if isinstance(self.at, KiteSettings) else "paper"
+
+
+class AccountEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of `ACCOUNTS_FILE`: what is not named is as the environment says for all."""
+
+    broker: BrokerName
+    api_key_env: str | None = None
+    """The name of the environment variable that holds the API key."""
+    api_secret_env: str | None = None
+    access_token_env: str | None = None
+    root_url: str | None = None
+    ticker_url: str | None = None
+    token_file: str | None = None
+    paper_file: str | None = None
+    paper_funds: Annotated[int, Meta(ge=1, le=10**15)] | None = None
+    orders_per_second: Count | None = None
+    orders_per_minute: Count | None = None
+    orders_per_day: Count | None = None
+    max_order_quantity: Annotated[int, Meta(ge=1)] | None = None
+    max_order_value: Annotated[float, Meta(gt=0)] | None = None
+    allowed_exchanges: tuple[Exchange, ...] | None = None
+    allowed_products: tuple[Product, ...] | None = None
+    price_band_percent: Annotated[float, Meta(gt=0, le=100)] | None = None
+    max_orders_a_day: Annotated[int, Meta(ge=1)] | None = None
+
+
+def read_entries(path: Path) -> dict[str, AccountEntry]:
+    """The accounts of a TOML file, one table each. Raises `AccountError`."""
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AccountError(f"ACCOUNTS_FILE {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise AccountError(f"ACCOUNTS_FILE {path} is no TOML: {error}.") from error
+    kind = dict[AccountName, AccountEntry]
+    try:
+        entries = msgspec.convert(found, kind)
+    except msgspec.ValidationError:
+        named = "; ".join(f"{field} {text}" for field, text in problems(found, kind))
+        raise AccountError(f"ACCOUNTS_FILE {path} is wrong: {named}.") from None
+    if not 0 < len(entries) <= MOST_ACCOUNTS:
+        raise AccountError(f"ACCOUNTS_FILE {path} must name 1 to {MOST_ACCOUNTS} accounts.")
+    return entries
+
+
+def kite_settings(  # noqa: PLR0913  # all by name
+    *,
+    account_id: str,
+    environment: Mapping[str, str],
+    key_env: str | None,
+    secret_env: str | None,
+    token_env: str | None,
+    root_url: str,
+    ticker_url: str,
+    token_file: Path,
+) -> KiteSettings:
+    """An account at Kite. Raises `AccountError` when its key is missing or a URL is none."""
+
+    def secret(name: str | None) -> str | None:
+        return environment.get(name, "").strip() or None if name else None
+
+    api_key = secret(key_env)
+    if api_key is None:
+        wanted = key_env or "api_key_env"
+        message = f"Account {account_id} is at Kite, so {wanted} must be set to its API key."
+        raise AccountError(message)
+    for url, schemes in ((root_url, {"http", "https"}), (ticker_url, {"ws", "wss"})):
+        _check_url(account_id, url, schemes)
+    return KiteSettings(
+        api_key=api_key,
+        api_secret=secret(secret_env),
+        access_token=secret(token_env),
+        root_url=root_url,
+        ticker_url=ticker_url,
+        token_file=token_file,
+    )
+
+
+def check_limits(account: AccountSettings) -> None:
+    """Only where nobody counts may there be no limit. Raises `AccountError`."""
+    limits = account.limits
+    unlimited = 0 in {limits.per_second, limits.per_minute, limits.per_day}
+    if unlimited and isinstance(account.at, KiteSettings) and not _loopback(account.at.root_url):
+        raise AccountError(
+            f"Account {account.account_id} is at Kite, which counts requests: ORDERS_PER_SECOND, "
+            "ORDERS_PER_MINUTE and ORDERS_PER_DAY must not be 0."
+        )
+
+
+def _check_url(account_id: str, url: str, schemes: set[str]) -> None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host, parts = None, urlsplit("")
+    if host is None or parts.scheme not in schemes or parts.username is not None:
+        named = " or ".join(sorted(schemes))
+        message = f"Account {account_id} needs a URL that begins with {named}, not {url!r}."
+        raise AccountError(message)
+    if parts.scheme in {"http", "ws"} and not _loopback(url):
+        # The access token would travel in clear.
+        raise AccountError(f"Account {account_id}: {url} must be encrypted ({parts.scheme}s).")
+
+
+def _loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

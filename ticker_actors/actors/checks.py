@@ -1,0 +1,92 @@
+"""Our own checks of an order, before anything is stored.
+
+Only those that are switched on ask the broker for anything: a last price, or positions.
+"""
+
+from collections.abc import Sequence
+
+import structlog
+
+from ticker_actors.actors.ledger import Ledger
+from ticker_actors.actors.ports import Broker
+from ticker_actors.model import risk
+from ticker_actors.model.accounts import AccountState, reduces
+from ticker_actors.model.calendar import Moment
+from ticker_actors.model.orders import KIND, BrokerOrder, OrderChanges, PlaceOrder
+from ticker_actors.model.outcomes import Unreadable
+from ticker_actors.model.risk import Denial, RiskLimits
+
+_log = structlog.get_logger(__name__)
+
+
+class Checks:
+    """Judges what an account is asked to do."""
+
+    def __init__(self, limits: RiskLimits, ledger: Ledger, broker: Broker) -> None:
+        self._limits = limits
+        self._ledger = ledger
+        self._broker = broker
+
+    async def denial(self, orders: Sequence[PlaceOrder], now: Moment) -> tuple[int, Denial] | None:
+        """The first of some orders, sent one after the other, that is not taken; and why."""
+        for number, order in enumerate(orders):
+            found = risk.denial(
+                order,
+                self._limits,
+                last_price=await self._last_price(order),
+                placed_today=self._ledger.taken_today(now) + number,
+            )
+            if found is not None:
+                return number, found
+        return await self._state_denial(orders)
+
+    async def change_denial(self, changes: OrderChanges, order: BrokerOrder) -> Denial | None:
+        """Why a modification of this order is not taken, or None."""
+        state = self._ledger.admission.standing.state
+        if state is not AccountState.ACTIVE:
+            return _closed(state, "takes no modifications")
+        return risk.change_denial(
+            changes,
+            order,
+            self._limits,
+            last_price=await self._last_price(order),
+            modifications=self._ledger.modifications(order.order_id),
+        )
+
+    async def _last_price(self, order: PlaceOrder | BrokerOrder) -> float | None:
+        if not self._limits.needs_price:
+            return None
+        price = await self._broker.last_price(order.exchange, order.tradingsymbol)
+        if price is None:
+            _log.warning(
+                "risk checks without a price",
+                account_id=self._ledger.account_id,
+                exchange=order.exchange,
+                tradingsymbol=order.tradingsymbol,
+            )
+        return price
+
+    async def _state_denial(self, orders: Sequence[PlaceOrder]) -> tuple[int, Denial] | None:
+        """While the account is `REDUCING`: the first order that does not shrink a position."""
+        state = self._ledger.admission.standing.state
+        if state is AccountState.ACTIVE:
+            return None
+        if state is AccountState.HALTED:
+            return 0, _closed(state, "takes cancels only")
+        positions = await self._broker.positions()
+        if isinstance(positions, Unreadable):
+            return 0, _closed(state, f"cannot see its positions ({positions.message})")
+        for number, order in enumerate(orders):
+            before = sum(other.quantity for other in orders[:number] if _alike(order, other))
+            pending = before + self._ledger.pending(order)
+            if not reduces(order, positions.net, pending):
+                return number, _closed(state, "takes only orders that shrink a position")
+        return None
+
+
+def _closed(state: AccountState, message: str) -> Denial:
+    return Denial(f"account_{state.lower()}", "account_id", f"is {state} and {message}")
+
+
+def _alike(one: PlaceOrder, other: PlaceOrder) -> bool:
+    return all(getattr(one, name) == getattr(other, name) for name in KIND)
