@@ -4,8 +4,16 @@ The classes are those of the order protocol: everything that is not proved is `U
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ticker_actors.model.orders import BrokerOrder
+
+Trouble = Literal["login_required", "not_permitted"]
+"""What an answer shows to be wrong with the whole account, not with one order.
+
+`login_required`: the access token is dead; a new login mends it. `not_permitted`: this app or this
+machine's address may not place orders; only the operator can mend it, and repeating burns quota.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,8 @@ class Refused:
     retryable: bool = False
     """Only for 429 and a dead token."""
     retry_after: float | None = None
-    """Seconds, where the broker said so."""
+    """Seconds, where the broker said so or its rule says so."""
+    trouble: Trouble | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,7 @@ class Unknown:
     """Anything else: the order may exist, now or later. Only the order book can tell."""
 
     message: str
+    trouble: Trouble | None = None
 
 
 PlaceOutcome = Placed | NotSent | Refused | Unknown
@@ -61,10 +71,29 @@ class OrderBook:
 
 
 @dataclass(frozen=True, slots=True)
+class BadRow:
+    """One row of an answer that could not be understood, kept for whoever must look into it."""
+
+    place: int
+    """Its place in the answer, from 0."""
+    order_id: str | None
+    """The order it is of, as far as that could be read."""
+    problem: str
+    """Which field is wrong, and how."""
+    raw: str
+    """The row as ASCII JSON text, cut when it is long."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unreadable:
-    """The book could not be read or understood. It proves nothing."""
+    """The book could not be read or understood. It proves no absence."""
 
     message: str
+    trouble: Trouble | None = None
+    bad: tuple[BadRow, ...] = ()
+    """The rows for which the whole read is not valid."""
+    orders: tuple[BrokerOrder, ...] = ()
+    """Its other rows: these orders are there, whatever the bad rows hide."""
 
 
 @dataclass(frozen=True, slots=True)
