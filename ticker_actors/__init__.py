@@ -13,3 +13,12 @@ The map of the package, from the edge inwards; a module imports only from rooms 
 - `model`      pure tables and decisions, without clock, chance or I/O
 - `mailbox`, `log`, `metrics`  what everything above may use
 """
+
+import sys
+
+if "structlog" not in sys.modules:
+    # structlog imports Twisted wherever it is installed, and kiteconnect has it installed.
+    sys.modules["structlog.twisted"] = None  # type: ignore[assignment]  # Python: "do not import"
+    import structlog as structlog  # only so that it is loaded
+
+    del sys.modules["structlog.twisted"]
