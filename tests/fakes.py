@@ -6,7 +6,7 @@ nothing can happen. Stores and brokers outlive processes; a `Process` can be kil
 
 import math
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from ticker_actors.actors.ports import Broker, Trading
 from ticker_actors.actors.stream_hub import StreamHub
 from ticker_actors.metrics import Metrics
 from ticker_actors.model import tags
+from ticker_actors.model.accounts import Standing
 from ticker_actors.model.batches import Batch
 from ticker_actors.model.calendar import trading_day
 from ticker_actors.model.changes import (
@@ -53,6 +54,7 @@ from ticker_actors.model.outcomes import (
     Unknown,
     Unreadable,
 )
+from ticker_actors.model.portfolio import Positions
 from ticker_actors.model.risk import RiskLimits
 from ticker_actors.model.tasks import OrderTask, Phase
 from ticker_actors.store import rows
@@ -102,6 +104,7 @@ class MemoryStore:
         self.batches: dict[str, Batch] = {}
         self.events: list[Event] = []
         self.epochs: dict[str, int] = {}
+        self.standing = Standing()
         self.history: list[tuple[float, Change]] = []
         """Every transaction and its time, in order."""
         self._owners: dict[str, str] = {}
@@ -127,6 +130,7 @@ class MemoryStore:
         )
         self.orders.update({(view.account_id, view.order.order_id): view for view in change.orders})
         self.batches.update({batch.batch_id: batch for batch in change.batches})
+        self.standing = change.standing or self.standing
         head = len(self.events)
         events = tuple(
             msgspec.structs.replace(event, sequence=number)
@@ -184,6 +188,16 @@ class Connection:
             account_id=account_id,
             epoch=epoch,
             head_sequence=len(store.events),
+            standing=store.standing,
+            modifications=Counter(
+                task.order_id or ""
+                for attempt in store.attempts.values()
+                if (task := store.tasks[attempt.task_id]).operation == "modify_order"
+            ),
+            taken_today=sum(
+                task.operation == "place_order" and trading_day(task.created_at) == day
+                for task in store.tasks.values()
+            ),
             tasks=tuple(
                 _stored(task)
                 for _, task in sorted(store.tasks.items())
@@ -541,6 +555,12 @@ class Line(BarePortfolio):
     async def orders(self) -> OrderBook | Unreadable:
         await self._hang_if_dead()
         return await self.broker.orders()
+
+    async def positions(self) -> Positions | Unreadable:
+        return await self.broker.positions()
+
+    async def last_price(self, exchange: str, tradingsymbol: str) -> float | None:
+        return await self.broker.last_price(exchange, tradingsymbol)
 
     def updates(self) -> AsyncIterable[FeedItem]:
         return LineFeed(self)

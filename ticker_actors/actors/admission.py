@@ -75,9 +75,10 @@ class Admission:
             case AccountState.HALTED:
                 return task.operation != "cancel_order"
 
-    def let_reduce(self, task_id: str) -> None:
-        """A place task shrinks a position: it passes while the account is `REDUCING`."""
-        self._reducing.add(task_id)
+    def let_pass(self, task_id: str) -> None:
+        """A place task was judged by the account's state as it is: `REDUCING` lets it through."""
+        if self.standing.state is AccountState.REDUCING:
+            self._reducing.add(task_id)
 
     def forget(self, task_id: str) -> None:
         """A task has finished."""

@@ -141,6 +141,7 @@ class Ledger:
         The ledger does not hold it yet: `adopt` it once the transaction is durable.
         """
         self._arriving[task.task_id] = now
+        self.admission.let_pass(task.task_id)
         if not self._queue and self.admission.wait(task, now) <= 0:
             task = self._send(draft, task, now)
         draft.tasks[task.task_id] = task
@@ -149,6 +150,7 @@ class Ledger:
     def drop(self, task: OrderTask) -> None:
         """Forget a submission that was not written: its key was taken."""
         came = self._arriving.pop(task.task_id)
+        self.admission.forget(task.task_id)
         if task.phase is Phase.SENT:
             self._calling.discard(task.task_id)
             self.admission.give_back(task.operation, came)
@@ -184,6 +186,7 @@ class Ledger:
         self.batches[batch.batch_id] = batch
         self._taken += len(legs)
         for leg in legs:
+            self.admission.let_pass(leg.task_id)
             self._hold(leg)
         draft.touched[batch.batch_id] = None
         self.advance(draft, now)

@@ -1,0 +1,518 @@
+"""What an account may do: its state, its session, its broker's faults, and our own checks."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.asking import cancelled, finished, modified, submit
+from tests.fakes import (
+    ACCOUNT,
+    FakeBroker,
+    ScriptedBroker,
+    StaleBook,
+    UnreadableBook,
+    World,
+    limit_order,
+    market_order,
+    rate_limited,
+)
+from ticker_actors.actors.admission import BREAKER_FAULTS
+from ticker_actors.actors.lane import MISMATCH_SECONDS, LaneState
+from ticker_actors.actors.requests import Accepted, ClientKey, Denied
+from ticker_actors.model.accounts import AccountState, reduces
+from ticker_actors.model.limits import MOST_MODIFICATIONS, Limits
+from ticker_actors.model.orders import OrderChanges, PlaceOrder
+from ticker_actors.model.outcomes import (
+    NotSent,
+    OrderBook,
+    PlaceOutcome,
+    Refused,
+    Unknown,
+    Unreadable,
+)
+from ticker_actors.model.portfolio import Position, Positions
+from ticker_actors.model.risk import RiskLimits
+from ticker_actors.model.tasks import Reason, TaskStatus
+
+OPENED = 0.2
+DEAD_TOKEN = Refused(
+    "TokenException", "Token is invalid or has expired.", retryable=True, trouble="login_required"
+)
+NO_ADDRESS = Refused(
+    "PermissionException",
+    "No IPs configured for this app.",
+    trouble="not_permitted",
+)
+
+
+class Holder(FakeBroker):
+    """Holds 100 INFY long and 50 TCS short, both CNC."""
+
+    async def positions(self) -> Positions | Unreadable:
+        held = {"INFY": 100, "TCS": -50}
+        return Positions(
+            net=tuple(
+                Position(exchange="NSE", tradingsymbol=symbol, product="CNC", quantity=quantity)
+                for symbol, quantity in held.items()
+            )
+        )
+
+
+class BlindHolder(FakeBroker):
+    """Does not say what it holds."""
+
+    async def positions(self) -> Positions | Unreadable:
+        return Unreadable("502 Bad Gateway")
+
+
+class Priced(FakeBroker):
+    """Everything last traded at 100, but for one symbol that nobody knows."""
+
+    async def last_price(self, exchange: str, tradingsymbol: str) -> float | None:
+        del exchange
+        return None if tradingsymbol == "UNKNOWN" else 100.0
+
+
+class LoggedOut(FakeBroker):
+    """Refuses every call until there is a new token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = False
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        return await super().place(order, tag) if self.alive else DEAD_TOKEN
+
+    async def orders(self) -> OrderBook | Unreadable:
+        book = await super().orders()
+        return book if self.alive else Unreadable("Token is invalid.", "login_required")
+
+
+async def state_of(process: object) -> LaneState:
+    """How the account stands."""
+    (state,) = await process.executor.lanes()  # type: ignore[attr-defined]  # any World's process
+    assert isinstance(state, LaneState)
+    return state
+
+
+# The operator's word
+
+
+async def test_halted_account_only_cancels(autojump_clock: MockClock) -> None:
+    """New orders and changes are denied with a code; what rests can be cancelled."""
+    world = World(broker=FakeBroker())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        resting = await finished(process, await submit(process))
+        await process.executor.set_state(ACCOUNT, AccountState.HALTED, "lunch")
+        denied = await process.executor.submit_order(ACCOUNT, limit_order())
+        changed = await process.executor.modify_order(
+            ACCOUNT, resting.order_id or "", OrderChanges(price=101.0)
+        )
+        assert isinstance(denied, Denied)
+        assert isinstance(changed, Denied)
+        assert (denied.code, changed.code) == ("account_halted", "account_halted")
+        cancel = await finished(process, await cancelled(process, resting.order_id or ""))
+    assert cancel.status is TaskStatus.COMPLETED
+    assert len(world.store.tasks) == 2
+
+
+async def test_waiting_orders_of_a_halted_account_expire_or_go_on(
+    autojump_clock: MockClock,
+) -> None:
+    """Halting holds what is queued; it spends no attempt, and no expiry is lengthened."""
+    world = World(broker=FakeBroker(), limits=Limits(1, 0, 0))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        await submit(process)
+        fast = await submit(process, market_order())
+        slow = await submit(process)
+        await process.executor.set_state(ACCOUNT, AccountState.HALTED, None)
+        await trio.sleep(20)
+        assert len(world.broker.sent()) == 1
+        await process.executor.set_state(ACCOUNT, AccountState.ACTIVE, None)
+        slow = await finished(process, slow)
+        fast = await finished(process, fast)
+    assert fast.reason is Reason.EXPIRED
+    assert (slow.status, slow.attempts) == (TaskStatus.COMPLETED, 1)
+
+
+async def test_an_order_on_its_way_to_the_store_is_held_too(autojump_clock: MockClock) -> None:
+    """The state is asked once more just before the first byte."""
+    world = World(broker=FakeBroker())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        world.store.commit_seconds = lambda: 1.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(submit, process)
+            await trio.sleep(0.1)
+            nursery.start_soon(
+                process.executor.set_state, ACCOUNT, AccountState.HALTED, "stop at once"
+            )
+        await trio.sleep(10)
+        assert not world.broker.sent()
+    (task,) = world.store.tasks.values()
+    assert (task.status, task.attempts) == (TaskStatus.RETRYING, 0)
+
+
+async def test_the_state_outlives_the_process(autojump_clock: MockClock) -> None:
+    """A halted account is still halted after a restart, and says why."""
+    world = World(broker=FakeBroker())
+    async with world.process() as process:
+        await process.executor.set_state(ACCOUNT, AccountState.HALTED, "drill")
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        denied = await process.executor.submit_order(ACCOUNT, limit_order())
+        state = await state_of(process)
+    assert isinstance(denied, Denied)
+    assert (state.standing.state, state.standing.reason) == (AccountState.HALTED, "drill")
+    assert "account_status" in world.store.names()
+
+
+async def test_a_key_is_answered_whatever_the_state(autojump_clock: MockClock) -> None:
+    """Who asks again after the account was halted hears of the first request."""
+    world = World(broker=FakeBroker())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        key = ClientKey("once", "hash")
+        first = await submit(process, key=key)
+        await process.executor.set_state(ACCOUNT, AccountState.HALTED, None)
+        again = await process.executor.submit_order(ACCOUNT, limit_order(), key)
+    assert isinstance(again, Accepted)
+    assert (again.task.task_id, again.replayed) == (first.task_id, True)
+
+
+# REDUCING
+
+
+@pytest.mark.parametrize(
+    "order, taken",
+    [
+        (limit_order("INFY", 100, transaction_type="SELL"), True),
+        (limit_order("INFY", 101, transaction_type="SELL"), False),
+        (limit_order("INFY", 1), False),
+        (limit_order("TCS", 50), True),
+        (limit_order("TCS", 51), False),
+        (limit_order("INFY", 1, transaction_type="SELL", product="MIS"), False),
+        (limit_order("WIPRO", 1, transaction_type="SELL"), False),
+    ],
+    ids=["close", "turn round", "enlarge", "buy back", "too much", "other product", "nothing held"],
+)
+async def test_reducing_account_takes_what_shrinks_a_position(
+    autojump_clock: MockClock, order: PlaceOrder, *, taken: bool
+) -> None:
+    """And sends it; everything else is denied."""
+    world = World(broker=Holder())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        await process.executor.set_state(ACCOUNT, AccountState.REDUCING, None)
+        answer = await process.executor.submit_order(ACCOUNT, order)
+        await trio.sleep(1)
+    assert isinstance(answer, Accepted if taken else Denied)
+    assert len(world.broker.sent()) == taken
+
+
+async def test_reducing_counts_what_is_on_its_way(autojump_clock: MockClock) -> None:
+    """Two orders that each close the position would turn it round."""
+    world = World(broker=Holder())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        await process.executor.set_state(ACCOUNT, AccountState.REDUCING, None)
+        sell = limit_order("INFY", 60, transaction_type="SELL")
+        await finished(process, await submit(process, sell))
+        assert isinstance(await process.executor.submit_order(ACCOUNT, sell), Denied)
+        batch = await process.executor.submit_batch(
+            ACCOUNT,
+            tuple(limit_order("TCS", 30) for _ in range(2)),
+            rollback_on_failure=True,
+        )
+    assert isinstance(batch, Denied)
+    assert (batch.code, batch.leg) == ("account_reducing", 1)
+
+
+async def test_reducing_without_positions_takes_nothing(autojump_clock: MockClock) -> None:
+    """What is not known to shrink a position does not pass."""
+    world = World(broker=BlindHolder())
+    async with world.process() as process:
+        await process.executor.set_state(ACCOUNT, AccountState.REDUCING, None)
+        denied = await process.executor.submit_order(ACCOUNT, limit_order(transaction_type="SELL"))
+    assert isinstance(denied, Denied)
+    assert "502 Bad Gateway" in denied.message
+
+
+def test_reduces_never_turns_a_position_round() -> None:
+    """Positions of one instrument and product count together; a flat one cannot shrink."""
+    held = [
+        Position(exchange="NSE", tradingsymbol="INFY", product="CNC", quantity=quantity)
+        for quantity in (30, 20)
+    ]
+    sell = limit_order("INFY", 50, transaction_type="SELL")
+    assert reduces(sell, held)
+    assert not reduces(sell, held, pending=1)
+    assert not reduces(sell, [])
+    assert not reduces(limit_order("INFY", 1), held)
+
+
+# The session
+
+
+async def test_dead_token_holds_everything_until_a_login(autojump_clock: MockClock) -> None:
+    """One call finds out; the others wait, spend no attempt, and go by themselves afterwards."""
+    world = World(broker=LoggedOut())
+    world.broker.alive = True
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        world.broker.alive = False
+        tasks = [await submit(process) for _ in range(3)]
+        await trio.sleep(10)
+        state = await state_of(process)
+        assert state.login_required
+        reads = len(world.broker.reads)
+        await trio.sleep(20)
+        assert len(world.broker.reads) - reads <= 2  # a dead token is not hammered
+        world.broker.alive = True
+        await process.executor.note_login(ACCOUNT)
+        for task in tasks:
+            done = await finished(process, task)
+            assert (done.status, done.attempts) == (TaskStatus.COMPLETED, 1)
+        assert not (await state_of(process)).login_required
+    assert world.store.names().count("account_status") == 2
+
+
+async def test_a_start_without_a_session_says_so(autojump_clock: MockClock) -> None:
+    """The book cannot be read: nothing is sent, and the reason is not hidden."""
+    world = World(broker=LoggedOut())
+    async with world.process() as process:
+        await submit(process)
+        await trio.sleep(5)
+        state = await state_of(process)
+        assert state.login_required
+        assert any("login" in worry for worry in state.worries)
+        world.broker.alive = True
+        await trio.sleep(60)  # found without being told
+        assert not (await state_of(process)).login_required
+        assert len(world.broker.sent()) == 1
+
+
+async def test_no_permission_halts_the_account(autojump_clock: MockClock) -> None:
+    """The order is refused, no other burns quota, and only the operator ends it."""
+    world = World(broker=ScriptedBroker(NO_ADDRESS))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        task = await finished(process, await submit(process))
+        assert (task.reason, task.attempts) == (Reason.REFUSED, 1)
+        state = await state_of(process)
+        assert state.standing.state is AccountState.HALTED
+        assert "No IPs configured" in (state.standing.reason or "")
+        await process.executor.set_state(ACCOUNT, AccountState.ACTIVE, None)
+        assert (await finished(process, await submit(process))).status is TaskStatus.COMPLETED
+
+
+# Faults of the broker
+
+
+@pytest.mark.parametrize("fault", [NotSent("refused"), Unknown("reset")], ids=["unsent", "unknown"])
+async def test_breaker_opens_and_a_read_closes_it(
+    autojump_clock: MockClock, fault: PlaceOutcome
+) -> None:
+    """After so many faults in a row nothing is sent before the book was read."""
+    broker = BreakingBroker(fault)
+    world = World(broker=broker)
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        broker.broken = True
+        for _ in range(BREAKER_FAULTS):
+            await submit(process)
+        await trio.sleep(1)
+        assert (await state_of(process)).breaker_open
+        calls = len(broker.sent())
+        late = await submit(process)
+        await trio.sleep(4)
+        assert len(broker.sent()) == calls
+        broker.broken = False
+        assert (await finished(process, late)).status is TaskStatus.COMPLETED
+        assert not (await state_of(process)).breaker_open
+
+
+class BreakingBroker(UnreadableBook):
+    """Whatever is asked of it comes to nothing while it is broken."""
+
+    def __init__(self, fault: PlaceOutcome) -> None:
+        super().__init__()
+        self.broken = False
+        self._fault = fault
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        if not self.broken:
+            return await super().place(order, tag)
+        self.note("place", tag)
+        return self._fault
+
+
+async def test_a_refusal_is_no_fault(autojump_clock: MockClock) -> None:
+    """A broker that answers is well, whatever it answers."""
+    refusals = [Refused("InputException", "No.") for _ in range(BREAKER_FAULTS + 1)]
+    world = World(broker=ScriptedBroker(*refusals))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        for _ in refusals:
+            await finished(process, await submit(process))
+        assert not (await state_of(process)).breaker_open
+
+
+async def test_429_pauses_the_whole_account(autojump_clock: MockClock) -> None:
+    """The next order does not run into the same wall."""
+    world = World(broker=ScriptedBroker(rate_limited(3.0)))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        first = await submit(process)
+        await trio.sleep(0.5)
+        second = await submit(process)
+        await finished(process, first)
+        await finished(process, second)
+    first_call, *later = [call.at for call in world.broker.calls]
+    assert len(later) == 2
+    assert min(later) - first_call >= 3.0
+
+
+async def test_book_that_is_wrong_for_long_halts_the_account(autojump_clock: MockClock) -> None:
+    """The ids are named; the operator may accept that they are gone."""
+    world = World(broker=StaleBook())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        order_id = (await finished(process, await submit(process))).order_id or ""
+        await trio.sleep(6)
+        world.broker.hidden = {order_id}
+        await trio.sleep(MISMATCH_SECONDS + 40)
+        state = await state_of(process)
+        assert state.standing.state is AccountState.HALTED
+        assert order_id in (state.standing.reason or "")
+        wrong = await process.executor.set_state(ACCOUNT, AccountState.ACTIVE, None, ("another",))
+        assert isinstance(wrong, Denied)
+        await process.executor.set_state(ACCOUNT, AccountState.ACTIVE, None, (order_id,))
+        await trio.sleep(5)
+        state = await state_of(process)
+        assert state.missing == ()
+        assert (await finished(process, await submit(process))).status is TaskStatus.COMPLETED
+    async with world.process() as process:  # and it stays accepted
+        await trio.sleep(5)
+        assert (await state_of(process)).gate_open
+
+
+async def test_rows_beside_a_garbled_one_are_taken(autojump_clock: MockClock) -> None:
+    """A read that is not valid proves no absence, but what it shows is there."""
+    world = World(broker=GarbledBook())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        task = await submit(process)
+        assert (await finished(process, task)).result == {
+            "order_id": world.broker.placed_id,
+            "found_by": "book",
+        }
+
+
+class GarbledBook(FakeBroker):
+    """Loses every reply, and one row of its book is garbled from the second read on."""
+
+    placed_id = ""
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        outcome = await super().place(order, tag)
+        self.placed_id = next(iter(self.book))
+        del outcome
+        return Unknown("reset")
+
+    async def orders(self) -> OrderBook | Unreadable:
+        book = await super().orders()
+        if not isinstance(book, OrderBook) or not book.orders:
+            return book
+        return Unreadable("Row 7: quantity is no number.", orders=book.orders)
+
+
+# Our own checks
+
+
+@pytest.mark.parametrize(
+    "limits, order, code",
+    [
+        (RiskLimits(max_value=999), limit_order(quantity=10), "max_value"),
+        (RiskLimits(max_value=999), market_order(quantity=10), "max_value"),
+        (RiskLimits(exchanges=("BSE",)), limit_order(), "exchange_not_allowed"),
+        (RiskLimits(products=("MIS",)), limit_order(), "product_not_allowed"),
+        (RiskLimits(price_band=5), limit_order(price=106.0), "price_band"),
+        (RiskLimits(price_band=5), limit_order(price=94.0), "price_band"),
+        (RiskLimits(max_quantity=9), limit_order(), "max_quantity"),
+    ],
+    ids=["value", "market value", "exchange", "product", "above", "below", "quantity"],
+)
+async def test_checks_deny_with_a_code(
+    autojump_clock: MockClock, limits: RiskLimits, order: PlaceOrder, code: str
+) -> None:
+    """Nothing is stored; the field and the setting are named."""
+    world = World(broker=Priced(), risk=limits)
+    async with world.process() as process:
+        denied = await process.executor.submit_order(ACCOUNT, order)
+    assert isinstance(denied, Denied)
+    assert denied.code == code
+    assert denied.field
+    assert not world.store.tasks
+
+
+async def test_checks_pass_where_the_price_is_not_known(autojump_clock: MockClock) -> None:
+    """A market order of an unknown instrument has no value to judge."""
+    world = World(broker=Priced(), risk=RiskLimits(max_value=1, price_band=1))
+    async with world.process() as process:
+        await submit(process, market_order("UNKNOWN"))
+
+
+async def test_orders_a_day_are_counted_across_restarts(autojump_clock: MockClock) -> None:
+    """A loop that went wrong stops at a number; a batch counts all its legs."""
+    world = World(broker=FakeBroker(), risk=RiskLimits(orders_a_day=3))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        await finished(process, await submit(process))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        denied = await process.executor.submit_batch(
+            ACCOUNT, tuple(limit_order() for _ in range(3)), rollback_on_failure=False
+        )
+        assert isinstance(denied, Denied)
+        assert (denied.code, denied.leg) == ("orders_a_day", 2)
+        await submit(process)
+        await submit(process)
+        last = await process.executor.submit_order(ACCOUNT, limit_order())
+    assert isinstance(last, Denied)
+
+
+async def test_modifications_of_an_order_are_counted(autojump_clock: MockClock) -> None:
+    """The broker takes so many; the next is denied before it is stored, after a restart too."""
+    world = World(broker=FakeBroker())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        order_id = (await finished(process, await submit(process))).order_id or ""
+        for number in range(MOST_MODIFICATIONS - 1):
+            price = 101.0 + number
+            await finished(process, await modified(process, order_id, price=price))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        await finished(process, await modified(process, order_id, price=90.0))
+        denied = await process.executor.modify_order(ACCOUNT, order_id, OrderChanges(price=91.0))
+    assert isinstance(denied, Denied)
+    assert denied.code == "too_many_modifications"
+
+
+async def test_the_days_orders_are_counted_across_restarts(autojump_clock: MockClock) -> None:
+    """The broker's limit of the day waits for the next one; cancels go on."""
+    world = World(broker=FakeBroker(), limits=Limits(0, 0, 2))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        first = await finished(process, await submit(process))
+        await finished(process, await submit(process))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        assert (await state_of(process)).left_today == 0
+        waiting = await submit(process)
+        cancel = await finished(process, await cancelled(process, first.order_id or ""))
+        waiting = await finished(process, waiting)
+    assert cancel.status is TaskStatus.COMPLETED
+    assert waiting.reason is Reason.EXPIRED
