@@ -51,6 +51,7 @@ from ticker_actors.actors.requests import (
 from ticker_actors.actors.stream_hub import Subscription
 from ticker_actors.mailbox import Busy, Stopped
 from ticker_actors.model import tags
+from ticker_actors.model.accounts import AccountState
 from ticker_actors.model.calendar import trading_day
 from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import Accepted as Taken
@@ -362,6 +363,7 @@ class Simulation:
             self.exchange.start(nursery)
             nursery.start_soon(self.exchange.lose_feed)
             nursery.start_soon(self._clients, nursery)
+            nursery.start_soon(self._operate)
             await self._live_and_die(nursery)
             await trio.sleep(self.plan.late_max + CALL_SECONDS)
             with trio.move_on_after(QUIET):
@@ -430,6 +432,19 @@ class Simulation:
             if sequence != last + 1:
                 self.history.faults.append(f"stream: {sequence} follows {last}")
             last = sequence
+
+    # The operator
+
+    async def _operate(self) -> None:
+        """Where the book was wrong for so long that the account is halted: look, and go on."""
+        while True:
+            await trio.sleep(10)
+            if self.store.standing.state is not AccountState.ACTIVE:
+                await self._insist(
+                    lambda process: process.executor.set_state(
+                        ACCOUNT, AccountState.ACTIVE, "The book is whole again."
+                    )
+                )
 
     # Clients
 
