@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, closing
+from typing import ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
@@ -16,7 +17,8 @@ from tests.kite_texts import TAG, error
 from tests.receiver import Receiver, answer, listening
 from ticker_actors.actors.ports import Broker
 from ticker_actors.brokers.kite.api import KiteBroker, Session
-from ticker_actors.brokers.kite.http import HttpClient
+from ticker_actors.brokers.kite.http import Headers, HttpClient
+from ticker_actors.brokers.kite.reply import HttpResult, Unsent
 from ticker_actors.brokers.kite.root import Root
 from ticker_actors.exchange import wire
 from ticker_actors.model.orders import OrderChanges, PlaceOrder
@@ -169,6 +171,47 @@ async def test_too_many_quotes_are_our_mistake() -> None:
     async with kite() as (broker, _):
         with pytest.raises(ValueError, match="500"):
             await broker.quotes([f"NSE:{number}" for number in range(wire.MAX_QUOTES + 1)])
+
+
+class NotesIdle(HttpClient):
+    """Notes how long a connection may have been idle for each kind of call."""
+
+    noted: ClassVar[set[tuple[str, float]]] = set()
+
+    async def request(
+        self,
+        method: str,
+        target: str,  # noqa: ARG002 - it only notes
+        headers: Headers,  # noqa: ARG002 - as above
+        body: bytes = b"",  # noqa: ARG002 - as above
+        *,
+        idle: float,
+    ) -> HttpResult:
+        self.noted.add((method, idle))
+        await trio.lowlevel.checkpoint()
+        return Unsent("It only notes.")
+
+
+async def test_only_reads_take_a_connection_that_was_idle_for_long() -> None:
+    """A read that is lost is repeated; an order call that is lost is an unknown order."""
+    root = Root.parse("http://h")
+    broker = KiteBroker(root, NotesIdle(root), Session("key", "token"), NoFeed())
+    await broker.place(STOP, TAG)
+    await broker.modify("1", "regular", OrderChanges(quantity=1))
+    await broker.cancel("1", "regular")
+    await broker.orders()
+    await broker.profile()
+    assert NotesIdle.noted == {("POST", 2.0), ("PUT", 2.0), ("DELETE", 2.0), ("GET", 20.0)}
+
+
+async def test_an_order_that_the_book_does_not_show_yet_is_still_known() -> None:
+    """A read of the book forgets nothing of what was placed meanwhile, within a bound."""
+    placed = b'{"status": "success", "data": {"order_id": "77"}}'
+    async with kite(said(placed), said(kite_texts.ORDERS), said(placed)) as (broker, receiver):
+        await broker.place(STOP, TAG)
+        await broker.orders()
+        await broker.modify("77", "regular", OrderChanges(trigger_price=1390.0))
+        assert form(receiver)["market_protection"] == "-1"
 
 
 async def test_a_root_with_a_path_and_a_query() -> None:

@@ -110,6 +110,7 @@ def test_kites_ordinary_refusals_are_refused(message: str) -> None:
         "request TIMEOUT at OMS",
         "Please check the orderbook.",
         "Check your order book before placing",
+        "Insufficient funds. Required margin is 2.00. Check the orderbook for open orders.",
         "Something went wrong. Try again.",
         "Please try placing again after some time",
     ],

@@ -290,6 +290,37 @@ async def test_an_order_call_takes_no_idle_connection() -> None:
     assert server.connections == 2
 
 
+async def test_idle_connections_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many connections only the youngest are kept, and none that is too old for a read."""
+    monkeypatch.setattr(http, "IDLE_CONNECTIONS", 2)
+    async with served(Lasting()) as client:
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(post, client)
+        assert "2 idle" in repr(client)
+        monkeypatch.setattr(http, "READ_IDLE_SECONDS", 0.0)
+        await post(client, idle=-1.0)
+        assert "1 idle" in repr(client)
+
+
+async def test_the_source_address_can_be_chosen() -> None:
+    """Orders are taken only from a registered address; a machine may have several."""
+    seen: list[str] = []
+
+    async def asks_who(stream: trio.abc.Stream) -> None:
+        assert isinstance(stream, trio.SocketStream)
+        seen.append(stream.socket.getpeername()[0])
+        await read_request(stream)
+        await stream.send_all(answer(200))
+
+    async with listening(asks_who) as port:
+        with closing(client_of(port, local_address="127.0.0.9")) as client:
+            assert isinstance(await post(client), Reply)
+        with closing(client_of(port, local_address="192.0.2.1")) as client:
+            assert isinstance(await post(client), Unsent)
+    assert seen == ["127.0.0.9"]
+
+
 async def test_a_connection_closed_while_idle_is_not_used() -> None:
     """A server that hung up meanwhile is seen before the next request, which then is not lost."""
     receiver = Receiver([answer(200, body=b"fine")])  # hangs up after each answer

@@ -41,6 +41,8 @@ _HEADERS = (
     ("Accept", "application/json"),
     ("Accept-Encoding", "gzip, deflate"),
 )
+ORDER_TYPES = 20_000
+"""Orders whose type is remembered beyond the last book: four days of as many as Kite allows."""
 _VISIBLE = re.compile(r"[!-~]+")
 NO_LOGIN = "There is no access token: log in."
 
@@ -177,8 +179,9 @@ class KiteBroker(KiteApi):
         """The whole order book of the day."""
         result = await self._get(wire.ORDERS)
         book = result if isinstance(result, Unreadable) else classify.order_book(result)
-        if isinstance(book, OrderBook):
-            self._order_types = {row.order_id: row.order_type for row in book.orders}
+        seen = {row.order_id: row.order_type for row in book.orders}
+        known = self._order_types if len(self._order_types) < ORDER_TYPES else {}
+        self._order_types = known | seen
         return book
 
     def updates(self) -> AsyncIterable[FeedItem]:

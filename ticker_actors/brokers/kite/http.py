@@ -108,9 +108,9 @@ class HttpClient:
         return None
 
     def _keep(self, connection: "_Connection") -> None:
-        connection.idle_since = trio.current_time()
+        now = connection.idle_since = trio.current_time()
         self._idle.append(connection)
-        oldest = trio.current_time() - READ_IDLE_SECONDS
+        oldest = now - READ_IDLE_SECONDS
         while len(self._idle) > IDLE_CONNECTIONS or self._idle[0].idle_since < oldest:
             self._idle.pop(0).close()
 
