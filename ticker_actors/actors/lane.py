@@ -8,7 +8,7 @@ What happens when a reply is lost: `_call` gets `Unknown`, the ledger holds the 
 and `_keep_reading` reads the order book until it shows the order or proves that there is none.
 """
 
-from collections.abc import Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -397,6 +397,14 @@ class Lane:
 
     async def _listen(self) -> None:
         updates = aiter(self._broker.updates())
+        close = getattr(updates, "aclose", None)  # generators have it, other iterators may
+        try:
+            await self._hear(updates)
+        finally:
+            if close is not None:
+                await close()
+
+    async def _hear(self, updates: AsyncIterator[FeedItem]) -> None:
         while True:
             item: FeedItem | None = None
             with self._until_stopped():
