@@ -1107,7 +1107,6 @@ async def test_feed_is_closed_by_its_reader(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who stops listening closes what it listened to, so that its connection goes down too."""
-
     closed: list[bool] = []
 
     class Connected:

@@ -48,8 +48,6 @@ JITTER = 0.2
 STEADY_SECONDS = 30.0
 """A connection that stood as long was a good one, and the next back-off begins anew. One that is
 dropped at once, again and again, must not fill the event log with its coming and going."""
-CLOSE_SECONDS = 1.0
-"""For the closing handshake, so that Kite frees one of the key's three connections at once."""
 DOUBT_SECONDS = 2.0
 """At most so often is a message that cannot be understood told, and the book read for it: as often
 as without a feed."""
@@ -126,7 +124,10 @@ class KiteFeed:
         return await anext(self._pushed)
 
     async def aclose(self) -> None:
-        """Close the connection, and let `run` and the reader end."""
+        """Cut the connection, and let `run` and the reader end.
+
+        There is no closing handshake: the end of the stream says the same, and waits for nobody.
+        """
         self._scope.cancel()
         await trio.lowlevel.checkpoint()
 
@@ -182,11 +183,7 @@ class KiteFeed:
             async with trio.open_nursery() as reader:
                 with trio.fail_at(deadline):
                     socket = await self._upgraded(reader, stream, token)
-                try:
-                    end = await self._converse(socket, token)
-                finally:
-                    with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                        await socket.aclose()
+                end = await self._converse(socket, token)
                 reader.cancel_scope.cancel()
         except* _EDGE as group:
             end = _judged(group)
