@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.fakes import ACCOUNT, FakeBroker, Process, World, limit_order
 from tests.receiver import listening
 from tests.tickers import (
     API_KEY,
@@ -334,7 +335,7 @@ async def test_dial_that_takes_too_long_is_given_up(autojump_clock: MockClock) -
     async with following(dial) as feed:
         lost = FeedLost("There is no connection to ticker.test: it took too long.")
         assert await take(feed, 1) == [lost]
-        assert trio.current_time() == 7
+        assert trio.current_time() == 5
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -359,7 +360,7 @@ async def test_what_is_no_ticker_is_no_crash(
     server = NotATicker(reply, ends=ends)
     async with in_memory(server) as dial, following(dial) as feed:
         assert [type(item) for item in await take(feed, 1)] == [FeedLost]
-        assert trio.current_time() <= 7
+        assert trio.current_time() <= 5
         await trio.sleep(20)
     assert server.connections > 1
 
@@ -515,7 +516,7 @@ def test_session_shows_no_secret() -> None:
 
 @pytest.mark.parametrize(
     "token,header",
-    [(NEW_TOKEN, "token kitekey:tomorrows"), (None, None), ("", None), ("a\nb", None), ("ä", None)],
+    [(NEW_TOKEN, "token kitekey:tomorrows"), (None, None), ("", None), ("a b", None), ("ä", None)],
 )
 def test_session_signs_calls(token: str | None, header: str | None) -> None:
     """What no header can hold is no token."""
@@ -550,8 +551,43 @@ async def test_reader_that_closes_ends_it_all(autojump_clock: MockClock) -> None
             await feed.aclose()
         assert [item async for item in feed] == []
         assert trio.current_time() == 0
-        await trio.sleep(1)
+        await trio.sleep(1.5)
         assert ticker.ended == 1
+
+
+async def test_lane_follows_and_closes_it(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lane sees what is pushed, reads the book for what was missed, and ends the connection."""
+    ticker = DropsAfter(seconds=30)
+    world = World(broker=FakeBroker())
+    process = Process(world)
+    async with in_memory(ticker) as dial, following(dial) as feed:
+        monkeypatch.setattr(process.line, "updates", lambda: feed)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.run)
+            await process.ready.wait()
+            await trio.sleep(0.2)
+            await process.executor.submit_order(ACCOUNT, limit_order(), None)
+            await trio.sleep(29)
+            (order_id,) = world.broker.book
+            reads = len(world.broker.reads)
+            tag = world.broker.book[order_id].tag
+            await ticker.connections[0].send_message(pushed(order_id, filled_quantity=1, tag=tag))
+            await trio.sleep(0.2)
+            assert world.store.orders[ACCOUNT, order_id].order.status == "COMPLETE"
+            await trio.sleep(3)
+            assert len(ticker.connections) == 2
+            assert len(world.broker.reads) == reads + 1
+            assert process.lane.state().feed_up
+            process.lane.stop()
+            await trio.sleep(1.5)
+            assert ticker.ended == 1
+            assert [item async for item in feed] == []
+            process.kill()
+    told = [event.data for event in world.store.events if event.event == "account_status"]
+    states = [msgspec.json.decode(data)["state"] for data in told]
+    assert states == ["feed_lost", "feed_back"]
 
 
 # Real sockets

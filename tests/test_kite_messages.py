@@ -16,7 +16,8 @@ wire_rows = pytest.importorskip(
 def read_order(data: object) -> BrokerOrder | str:
     """One row, as the adapter reads it."""
     found = wire_rows.row(data, BrokerOrder)
-    return found.value if found.value is not None else found.bad[0].problem
+    order: BrokerOrder | None = found.value
+    return str(found.bad[0].problem) if order is None else order
 
 
 # https://kite.trade/docs/connect/v3/postbacks/ in its WebSocket form: the checksum is empty.

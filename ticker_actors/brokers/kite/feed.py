@@ -34,9 +34,9 @@ from ticker_actors.model.ids import Chance
 from ticker_actors.model.orders import BrokerOrder
 from ticker_actors.model.outcomes import FeedBack, FeedItem, FeedLost
 
-CONNECT_SECONDS = 7.0
-"""From the look-up to the end of the upgrade, as in the official Go client. With it, a feed that
-cannot be reached is told within the 10 s that the order protocol allows."""
+CONNECT_SECONDS = 5.0
+"""From the look-up to the end of the upgrade. With the silence that may follow, a feed that fails
+is told within the 10 s that the order protocol allows."""
 SILENCE_SECONDS = 5.0
 """Without any message, the connection is given up. Kite sends a heartbeat every second or two, and
 the official Go and JavaScript clients wait as long. Pings do not count: a proxy may answer them."""

@@ -1,6 +1,10 @@
 """Who an account is at Kite, and the access token of the day."""
 
+import re
+
 import trio
+
+_VISIBLE = re.compile(r"[!-~]+")
 
 
 class Session:
@@ -38,8 +42,7 @@ class Session:
     def authorization(self) -> str | None:
         """The header that signs a call, or None without a login.
 
-        Also without one when key or token hold what no header can: such a token is no token.
+        Also None when key or token hold what no header can: such a token is no token.
         """
-        value = f"token {self.api_key}:{self._access_token}"
-        sendable = value.isascii() and value.isprintable()
-        return value if self._access_token and sendable else None
+        pair = f"{self.api_key}:{self._access_token}"
+        return f"token {pair}" if self._access_token and _VISIBLE.fullmatch(pair) else None
