@@ -1,9 +1,9 @@
 """The ExecutorActor on a mocked clock: what is sent, when, and what is told of it."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import pytest
@@ -52,6 +52,7 @@ from tests.fakes import (
     rate_limited,
 )
 from ticker_actors.actors import executor as executor_module
+from ticker_actors.actors.lane import Lane
 from ticker_actors.actors.requests import (
     Accepted,
     AcceptedBatch,
@@ -69,6 +70,7 @@ from ticker_actors.model.outcomes import (
     CALL_SECONDS,
     ChangeOutcome,
     FeedBack,
+    FeedItem,
     FeedLost,
     Placed,
     PlaceOutcome,
@@ -1048,6 +1050,62 @@ async def test_without_a_feed_the_book_shows_fills(
         assert not state.feed_up
     (status,) = data(world.store, "account_status")
     assert status["state"] == "feed_lost"
+
+
+async def test_feed_is_closed_by_its_reader(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who stops listening closes what it listened to, so that its connection goes down too."""
+    closed: list[bool] = []
+
+    class Connected:
+        def __aiter__(self) -> Self:
+            return self
+
+        async def __anext__(self) -> FeedItem:
+            await trio.sleep_forever()
+
+        async def aclose(self) -> None:
+            closed.append(True)
+
+    process = Process(World(broker=SilentFeed()))
+    monkeypatch.setattr(process.line, "updates", Connected)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(process.run)
+        await trio.sleep(OPENED)
+        assert closed == []
+        process.lane.stop()
+        await wait_all_tasks_blocked()
+        assert closed == [True]
+        process.kill()
+
+
+async def test_feed_is_closed_when_a_decision_fails(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A generator that is between two items is closed too when its reader breaks."""
+    closed: list[bool] = []
+
+    async def generated() -> AsyncGenerator[FeedItem]:
+        try:
+            yield FeedLost("Connection reset.")
+        finally:
+            closed.append(True)
+
+    class BugError(Exception):
+        pass
+
+    def broken(*args: object, **kwargs: object) -> None:
+        assert not closed
+        raise BugError
+
+    world = World(broker=SilentFeed())
+    process = Process(world)
+    monkeypatch.setattr(process.line, "updates", generated)
+    monkeypatch.setattr(Lane, "_turn_feed", broken)
+    with pytest.RaisesGroup(BugError, flatten_subgroups=True, allow_unwrapped=True):
+        await process.run()
+    assert closed == [True]
 
 
 async def test_silent_feed_is_made_good_by_the_book(autojump_clock: MockClock) -> None:

@@ -18,9 +18,10 @@ from tests import kite_texts
 from tests.kite_texts import TAG, error
 from tests.receiver import Received, Receiver, answer, listening
 from tests.test_kite_api import NoFeed
-from ticker_actors.brokers.kite.api import KiteBroker, Session
+from ticker_actors.brokers.kite.api import KiteBroker
 from ticker_actors.brokers.kite.http import HttpClient
 from ticker_actors.brokers.kite.root import Root
+from ticker_actors.brokers.kite.session import Session
 from ticker_actors.model.orders import OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import Accepted, Placed, Refused, Unknown, Unreadable
 

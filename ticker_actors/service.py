@@ -24,6 +24,7 @@ from ticker_actors.actors.ports import Broker, Trading
 from ticker_actors.actors.stream_hub import StreamHub
 from ticker_actors.actors.webhook_client import WebhookClient
 from ticker_actors.actors.webhook_dispatcher import WebhookDispatcher
+from ticker_actors.brokers.kite import postback
 from ticker_actors.brokers.paper import open_paper
 from ticker_actors.mailbox import Actor, running
 from ticker_actors.metrics import Metrics
@@ -97,7 +98,7 @@ async def serve(
         standing_by(settings, listeners) as stand_in,
         open_store(settings, now=clock.now(), chance=chance) as store,
         owning(names, store, stand_in),
-        opened(brokers, settings, accounts, clock) as trading,
+        opened(brokers, settings, accounts, clock, chance) as trading,
         running(
             StreamHub(store.installation.stream, metrics, settings.stream_connections_per_account),
             drain=QUICK_DRAIN_SECONDS,
@@ -141,7 +142,7 @@ async def serve(
                 chance=chance,
                 metrics=metrics,
                 brokers={name: account.broker for name, account in trading.items()},
-                genuine=lambda _account_id, _body: False,
+                genuine=partial(genuine_postback, accounts),
                 stopping=stopping,
                 mailboxes=lambda: dict(depths(actors)),
                 loop_lag=lag.seconds,
@@ -206,6 +207,7 @@ async def opened(
     settings: Settings,
     accounts: Sequence[AccountSettings],
     clock: SystemClock,
+    chance: Chance,
 ) -> AsyncGenerator[Mapping[str, Trading], None]:
     """The broker of each account, and what the account is held to."""
     if brokers is not None:
@@ -218,7 +220,7 @@ async def opened(
         yield {
             account.account_id: Trading(
                 account.broker,
-                await stack.enter_async_context(open_broker(account.at, clock)),
+                await stack.enter_async_context(open_broker(account, clock, chance)),
                 account.limits,
                 account.risk,
             )
@@ -227,12 +229,25 @@ async def opened(
 
 
 def open_broker(
-    at: PaperSettings | KiteSettings, clock: SystemClock
+    account: AccountSettings, clock: SystemClock, chance: Chance
 ) -> AbstractAsyncContextManager[Broker]:
     """An account's broker."""
+    at = account.at
     if isinstance(at, PaperSettings):
         return open_paper(at.file, funds=at.funds, clock=clock, seed=str(at.seed))
-    raise NotImplementedError
+    # Who trades on paper need not wait for TLS and a WebSocket client to be imported.
+    from ticker_actors.brokers.kite.opening import open_kite  # noqa: PLC0415
+
+    return open_kite(account.account_id, at, clock.now, chance)
+
+
+def genuine_postback(accounts: Sequence[AccountSettings], account_id: str, body: bytes) -> bool:
+    """Whether a postback for an account is signed with its API secret."""
+    for account in accounts:
+        if account.account_id == account_id and isinstance(account.at, KiteSettings):
+            secret = account.at.api_secret
+            return secret is not None and postback.genuine(body, secret)
+    return False
 
 
 async def serve_to_the_end(

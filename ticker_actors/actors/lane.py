@@ -8,7 +8,7 @@ What happens when a reply is lost: `_call` gets `Unknown`, the ledger holds the 
 and `_keep_reading` reads the order book until it shows the order or proves that there is none.
 """
 
-from collections.abc import Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -357,7 +357,9 @@ class Lane:
         ledger = self.ledger
         wanted = [last + IDLE_READ if self._read_wanted_at <= last else self._read_wanted_at]
         if ledger.admission.login_required:
-            return last + LOGIN_READ  # until then every read is refused
+            # Every read is refused, but for one that somebody asks for: there may be a new token.
+            asked = self._read_wanted_at
+            return asked if asked > last else last + LOGIN_READ
         if ledger.admission.breaker_open:
             return last + PROBE_READ  # a broker in trouble is not helped by reads
         if not ledger.admission.gate_open or ledger.missing or self._last_error is not None:
@@ -445,6 +447,14 @@ class Lane:
 
     async def _listen(self) -> None:
         updates = aiter(self._broker.updates())
+        close = getattr(updates, "aclose", None)  # generators have it, other iterators may
+        try:
+            await self._hear(updates)
+        finally:
+            if close is not None:
+                await close()
+
+    async def _hear(self, updates: AsyncIterator[FeedItem]) -> None:
         while True:
             item: FeedItem | None = None
             with self._until_stopped():

@@ -74,7 +74,11 @@ class Broker(Protocol):
         ...
 
     def updates(self) -> AsyncIterable[FeedItem]:
-        """Pushed order updates, and word of the channel's own state. One reader."""
+        """Pushed order updates, and word of the channel's own state. One reader, who closes it.
+
+        Each item is awaited in a cancel scope of the reader's, so a generator must not hold one of
+        its own (or a nursery) across a `yield`.
+        """
         ...
 
 

@@ -6,10 +6,12 @@ it proves; `classify` judges.
 
 import re
 from collections.abc import AsyncIterable, Callable, Collection
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from math import inf
+from typing import Protocol, TypeVar
 from urllib.parse import urlencode
+
+import trio
 
 from ticker_actors.brokers.kite import classify
 from ticker_actors.brokers.kite.http import (
@@ -19,11 +21,14 @@ from ticker_actors.brokers.kite.http import (
 )
 from ticker_actors.brokers.kite.reply import HttpResult
 from ticker_actors.brokers.kite.root import Query, Root
+from ticker_actors.brokers.kite.session import Session
 from ticker_actors.exchange import wire, wire_rows
 from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import (
     ChangeOutcome,
     FeedItem,
+    LoginRefused,
+    LoginToken,
     OrderBook,
     Placed,
     PlaceOutcome,
@@ -33,6 +38,13 @@ from ticker_actors.model.outcomes import (
 from ticker_actors.model.portfolio import Holding, Margins, Positions, Profile, Quote, Trade
 
 T = TypeVar("T")
+
+FRESH_PRICE_SECONDS = 1.0
+OLD_PRICE_SECONDS = 60.0
+"""How old a last price may be for a risk check: first as a matter of course, then for want of a
+newer one."""
+MOST_PRICES = 1_000
+"""Instruments whose last price is remembered."""
 
 USER_AGENT = "ticker-actors"
 _HEADERS = (
@@ -45,25 +57,6 @@ ORDER_TYPES = 20_000
 """Orders whose type is remembered beyond the last book: four days of as many as Kite allows."""
 _VISIBLE = re.compile(r"[!-~]+")
 NO_LOGIN = "There is no access token: log in."
-
-
-@dataclass(slots=True)
-class Session:
-    """Whose calls they are. A new login sets `access_token`, and the next call uses it.
-
-    Neither key nor token is in its representation.
-    """
-
-    api_key: str = field(repr=False)
-    access_token: str | None = field(default=None, repr=False)
-
-    def authorization(self) -> str | None:
-        """The header that signs a call, or None without a login.
-
-        Also None when key or token hold what no header can: such a token is no token.
-        """
-        pair = f"{self.api_key}:{self.access_token}"
-        return f"token {pair}" if self.access_token and _VISIBLE.fullmatch(pair) else None
 
 
 class KiteApi:
@@ -136,6 +129,14 @@ def _rows(data: object, kind: type[wire_rows.S]) -> wire_rows.Read[tuple[wire_ro
     return wire_rows.rows(data, kind)
 
 
+class Login(Protocol):
+    """What takes new tokens; `opening.Login` does."""
+
+    async def log_in(self, token: LoginToken, probe: "KiteBroker") -> LoginRefused | None:
+        """Take a new token, if the broker answers to it."""
+        ...
+
+
 class KiteBroker(KiteApi):
     """The port `actors.ports.Broker` on one account at Kite."""
 
@@ -145,10 +146,13 @@ class KiteBroker(KiteApi):
         http: HttpClient,
         session: Session,
         feed: AsyncIterable[FeedItem],
+        login: Login | None = None,
     ) -> None:
         """`feed` is what `updates` gives: the ticker's order messages."""
         super().__init__(root, http, session)
         self._feed = feed
+        self._login = login
+        self._prices: dict[str, tuple[float, float]] = {}
         self._order_types: dict[str, str] = {}
 
     async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
@@ -183,6 +187,31 @@ class KiteBroker(KiteApi):
         known = self._order_types if len(self._order_types) < ORDER_TYPES else {}
         self._order_types = known | seen
         return book
+
+    async def last_price(self, exchange: str, tradingsymbol: str) -> float | None:
+        """What an instrument last traded at: as Kite says now, or said a moment ago.
+
+        Kite takes one such question a second; for the others an older answer must do.
+        """
+        name, now = f"{exchange}:{tradingsymbol}", trio.current_time()
+        price, at = self._prices.get(name, (None, -inf))
+        if now - at < FRESH_PRICE_SECONDS:
+            return price
+        found = await self.quotes([name])
+        if isinstance(found, Unreadable):
+            return price if now - at < OLD_PRICE_SECONDS else None
+        if name not in found:
+            return None
+        if len(self._prices) >= MOST_PRICES:
+            del self._prices[next(iter(self._prices))]
+        self._prices[name] = found[name].last_price, now
+        return found[name].last_price
+
+    async def log_in(self, token: LoginToken) -> LoginRefused | None:
+        """Take a new access token. None when Kite answers to it."""
+        if self._login is None:
+            return LoginRefused("This account takes no login.")
+        return await self._login.log_in(token, self)
 
     def updates(self) -> AsyncIterable[FeedItem]:
         """Pushed order updates, for one reader."""

@@ -16,9 +16,8 @@ import trio
 
 from ticker_actors.brokers.kite.reply import HttpResult, Lost, Reply, Unsent
 from ticker_actors.brokers.kite.root import Root
+from ticker_actors.model.outcomes import CALL_SECONDS
 
-BROKER_CALL_SECONDS = 7.0
-"""Everything of one call together; also what the official client waits, though for each read."""
 CONNECT_SECONDS = 3.0
 """Looking up, connecting and TLS: short enough that what is left is plenty for the answer."""
 ADDRESS_SECONDS = 1.5
@@ -49,7 +48,7 @@ class HttpClient:
         root: Root,
         *,
         ssl_context: SSLContext | None = None,
-        deadline: float = BROKER_CALL_SECONDS,
+        deadline: float = CALL_SECONDS,
         local_address: str | None = None,
     ) -> None:
         """`deadline` is in seconds. `local_address` is the source address of its connections.

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlencode, urlsplit
 
-KITE_ROOT_URL = "https://api.kite.trade"
-
 Query = list[tuple[str, str]]
 
 

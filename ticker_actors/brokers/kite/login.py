@@ -1,0 +1,130 @@
+"""Logging in: from a request token to the day's access token, and where that is kept.
+
+Sources: https://kite.trade/docs/connect/v3/user/. A person logs in at Kite's page once a day, which
+redirects with a request token; that and the API secret buy the access token, once.
+"""
+
+import hashlib
+import os
+import stat
+from datetime import datetime, time, timedelta
+from pathlib import Path
+from urllib.parse import urlencode
+
+import msgspec
+import structlog
+
+from ticker_actors.account_settings import KITE_ROOT_URL
+from ticker_actors.brokers.kite.http import READ_IDLE_SECONDS, HttpClient
+from ticker_actors.brokers.kite.reply import Lost, Reply, Unsent
+from ticker_actors.brokers.kite.root import Root
+from ticker_actors.exchange import wire
+from ticker_actors.model.calendar import IST
+from ticker_actors.model.outcomes import LoginRefused
+
+FLUSH = time(6)
+"""IST. About then all access tokens of the day before die (the broker's own, daily)."""
+
+_log = structlog.get_logger(__name__)
+
+
+class KeptToken(msgspec.Struct, frozen=True):
+    """What stands in a token file."""
+
+    access_token: str
+    user_id: str | None
+    logged_in_at: datetime
+
+
+class TokenFile:
+    """The day's access token, in a file for nobody else to read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self, now: datetime) -> str | None:
+        """The token, if it is of today; None when there is none, or others could read it."""
+        try:
+            with self._path.open("rb") as file:
+                mode = os.fstat(file.fileno()).st_mode
+                kept = msgspec.json.decode(file.read(), type=KeptToken)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            _log.warning("token file unusable", path=str(self._path), error=type(error).__name__)
+            return None
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            _log.warning("token file ignored: others may read it", path=str(self._path))
+            return None
+        return kept.access_token if kept.logged_in_at >= last_flush(now) else None
+
+    def write(self, access_token: str, user_id: str | None, now: datetime) -> None:
+        """Keep a token, whole or not at all. Raises `OSError`."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        new = self._path.with_name(self._path.name + ".new")
+        new.unlink(missing_ok=True)  # of a process that died here
+        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(file, msgspec.json.encode(KeptToken(access_token, user_id, now)))
+            os.fsync(file)
+        finally:
+            os.close(file)
+        new.replace(self._path)
+
+    def changed_at(self) -> int:
+        """When it was last written, in nanoseconds; 0 when there is none."""
+        try:
+            return self._path.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+
+def last_flush(now: datetime) -> datetime:
+    """When the tokens of the day before died, or were about to."""
+    here = now.astimezone(IST)
+    today = datetime.combine(here.date(), FLUSH, IST)
+    return today if here >= today else today - timedelta(days=1)
+
+
+def login_url(api_key: str, root_url: str) -> str:
+    """Where a person logs in. A sandbox has its own page, under its root."""
+    if root_url == KITE_ROOT_URL:
+        # The one place that imports it: it brings Twisted, and takes half a second.
+        from kiteconnect import KiteConnect  # noqa: PLC0415
+
+        return str(KiteConnect(api_key=api_key).login_url())
+    root = Root.parse(root_url)
+    scheme = "https" if root.tls else "http"
+    target = root.target("/connect/login", [("v", "3"), ("api_key", api_key)])
+    return f"{scheme}://{root.authority}{target}"
+
+
+async def exchanged(
+    root: Root, http: HttpClient, *, api_key: str, api_secret: str, request_token: str
+) -> KeptToken | LoginRefused:
+    """The access token that a request token buys. Its time is not set: the caller has the clock."""
+    signed = hashlib.sha256(f"{api_key}{request_token}{api_secret}".encode()).hexdigest()
+    form = {"api_key": api_key, "request_token": request_token, "checksum": signed}
+    body = urlencode(form).encode()
+    headers = (
+        *wire.VERSION_HEADERS.items(),
+        *wire.FORM_HEADERS.items(),
+        ("Content-Length", str(len(body))),
+    )
+    result = await http.request(
+        "POST", root.target("/session/token"), headers, body, idle=READ_IDLE_SECONDS
+    )
+    match result:
+        case Unsent(message=message) | Lost(message=message):
+            return LoginRefused(f"The broker cannot be reached: {message}")
+        case Reply(body=content):
+            return _bought(content)
+
+
+def _bought(content: bytes) -> KeptToken | LoginRefused:
+    match wire.envelope(content):
+        case wire.Success(data={"access_token": str(token), "user_id": str(user_id)}) if token:
+            return KeptToken(token, user_id, datetime.min.replace(tzinfo=IST))
+        case wire.Failure(message=message):
+            return LoginRefused(f"The broker refused the request token: {message}")
+    return LoginRefused("The broker's answer to the request token was not understood.")
