@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any, TypeVar
-from weakref import WeakSet
 
 import asyncpg
 import structlog
@@ -69,7 +68,7 @@ class Link:
     def __init__(self, address: Postgres) -> None:
         self.address = address
         self._loop: trio_asyncio.TrioEventLoop
-        self._connections: WeakSet[asyncpg.Connection] = WeakSet()
+        self._connections: list[asyncpg.Connection] = []
         self._ending, self._ended = trio.Event(), trio.Event()
 
     @classmethod
@@ -130,20 +129,27 @@ class Link:
         address = self.address
         certificate = address.root_certificate
         with trio.fail_after(CONNECT_SECONDS):
-            connection = await self._loop.run_aio_coroutine(
-                asyncpg.connect(
-                    None if certificate is None else f"postgresql://?sslrootcert={certificate}",
-                    host=address.host,
-                    port=address.port,
-                    user=address.user,
-                    password=address.password,
-                    database=address.database,
-                    ssl=address.tls,
-                    timeout=2 * CONNECT_SECONDS,  # ours comes first
-                    server_settings={**SESSION, "application_name": address.application_name},
+            return await self._loop.run_aio_coroutine(
+                self._hold(
+                    asyncpg.connect(
+                        None if certificate is None else f"postgresql://?sslrootcert={certificate}",
+                        host=address.host,
+                        port=address.port,
+                        user=address.user,
+                        password=address.password,
+                        database=address.database,
+                        ssl=address.tls,
+                        timeout=2 * CONNECT_SECONDS,  # ours comes first
+                        server_settings={**SESSION, "application_name": address.application_name},
+                    )
                 )
             )
-        self._connections.add(connection)
+
+    async def _hold(self, connecting: Awaitable[asyncpg.Connection]) -> asyncpg.Connection:
+        """Keep what is open, so that nothing is dropped unclosed together with who used it."""
+        connection = await connecting
+        self._connections = [held for held in self._connections if not held.is_closed()]
+        self._connections.append(connection)
         return connection
 
 
