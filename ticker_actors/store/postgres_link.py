@@ -126,28 +126,24 @@ class Link:
 
     async def connect(self) -> asyncpg.Connection:
         """A new connection. Raises one of `REFUSED`."""
+        with trio.fail_after(CONNECT_SECONDS):
+            return await self._loop.run_aio_coroutine(self._connect())
+
+    async def _connect(self) -> asyncpg.Connection:
         address = self.address
         certificate = address.root_certificate
-        with trio.fail_after(CONNECT_SECONDS):
-            return await self._loop.run_aio_coroutine(
-                self._hold(
-                    asyncpg.connect(
-                        None if certificate is None else f"postgresql://?sslrootcert={certificate}",
-                        host=address.host,
-                        port=address.port,
-                        user=address.user,
-                        password=address.password,
-                        database=address.database,
-                        ssl=address.tls,
-                        timeout=2 * CONNECT_SECONDS,  # ours comes first
-                        server_settings={**SESSION, "application_name": address.application_name},
-                    )
-                )
-            )
-
-    async def _hold(self, connecting: Awaitable[asyncpg.Connection]) -> asyncpg.Connection:
-        """Keep what is open, so that nothing is dropped unclosed together with who used it."""
-        connection = await connecting
+        connection = await asyncpg.connect(
+            None if certificate is None else f"postgresql://?sslrootcert={certificate}",
+            host=address.host,
+            port=address.port,
+            user=address.user,
+            password=address.password,
+            database=address.database,
+            ssl=address.tls,
+            timeout=2 * CONNECT_SECONDS,  # ours comes first
+            server_settings={**SESSION, "application_name": address.application_name},
+        )
+        # Kept here, so that none is dropped unclosed together with who used it.
         self._connections = [held for held in self._connections if not held.is_closed()]
         self._connections.append(connection)
         return connection

@@ -25,7 +25,10 @@ from ticker_actors.store.postgres_link import (
     terminate,
 )
 from ticker_actors.store.tables import StoreError
-from ticker_actors.store.task_tables import ACCOUNT, AT_ONCE, CHANGED, DELETED_TOGETHER, FINISHED
+from ticker_actors.store.task_tables import ACCOUNT, CHANGED, DELETED_TOGETHER, FINISHED
+
+CONNECTIONS = 4
+"""To a server that a service needs too; further calls wait their turn."""
 
 _TASK, _KEY = ", ".join(rows.TASK), ", ".join(Key.__struct_fields__)
 _INSERT = (
@@ -60,7 +63,7 @@ class PostgresTaskTables:
         self._address = address
         self._link: Link | None = None
         self._idle: list[asyncpg.Connection] = []
-        self._limit = trio.CapacityLimiter(AT_ONCE)
+        self._limit = trio.CapacityLimiter(CONNECTIONS)
 
     @property
     def closed(self) -> bool:

@@ -1,7 +1,6 @@
 """The library's tables in a SQLite file, beside a running service or alone.
 
-Every call has a connection of its own, in a thread: nothing stays open, so there is nothing to
-close when the Trio run ends.
+One connection, used in one thread at a time. A Trio system task closes it when the run ends.
 """
 
 import sqlite3
@@ -30,7 +29,6 @@ from ticker_actors.store.sqlite_file import (
 from ticker_actors.store.tables import StoreError
 from ticker_actors.store.task_tables import (
     ACCOUNT,
-    AT_ONCE,
     CHANGED,
     DELETED_TOGETHER,
     FINISHED,
@@ -52,37 +50,44 @@ class SqliteTaskTables:
 
     def __init__(self, path: Path) -> None:
         self._path = path.resolve()
-        self._opened = False
-        self._limit = trio.CapacityLimiter(AT_ONCE)
-        self._writing = trio.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._turn = trio.Lock()
 
     @property
     def closed(self) -> bool:
-        """Whether nobody has opened it."""
-        return not self._opened
+        """Whether nobody has opened it in this Trio run."""
+        return self._connection is None
 
     async def open(self) -> None:
         """Make or alter the tables where needed, under the lock that a running service holds."""
 
-        def prepare() -> None:
+        def prepare() -> sqlite3.Connection:
             check_version()
             if not self._path.exists() or self._outdated():
                 with locked(self._path) as file, closing(connect(file)) as connection:
                     migrate(connection, file)
+            return connect(self._path)
 
-        await self._run(prepare)
-        self._opened = True
+        self._connection = await self._run(prepare)
+        trio.lowlevel.spawn_system_task(self._close_at_the_end, self._connection)
 
     def _outdated(self) -> bool:
         with closing(connect(self._path, read_only=True)) as connection:
             return bool(unapplied(connection, self._path))
 
+    async def _close_at_the_end(self, connection: sqlite3.Connection) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            self._connection = None
+            connection.close()
+
     async def select(self, sql: str, *values: object) -> Sequence[rows.Row]:
         """Run a query."""
 
         def read() -> list[rows.Row]:
-            with closing(connect(self._path, read_only=True)) as connection:
-                return connection.execute(_marked(sql), _plain(*values)).fetchall()
+            assert self._connection is not None  # noqa: S101  # the caller has opened it
+            return self._connection.execute(_marked(sql), _plain(*values)).fetchall()
 
         try:
             return await self._run(read)
@@ -137,21 +142,18 @@ class SqliteTaskTables:
 
     async def _write(self, write: Callable[[sqlite3.Cursor], T]) -> T:
         def run() -> T:
-            with (
-                closing(connect(self._path)) as connection,
-                closing(connection.cursor()) as cursor,
-                transaction(cursor),
-            ):
+            assert self._connection is not None  # noqa: S101  # the caller has opened it
+            with closing(self._connection.cursor()) as cursor, transaction(cursor):
                 return write(cursor)
 
-        async with self._writing:  # a thread that waits for another's lock only costs
-            return await self._run(run)
+        return await self._run(run)
 
     async def _run(self, work: Callable[[], T]) -> T:
         """Run it in a thread. A caller who is cancelled waits for its end, but not for a lock."""
         try:
-            with trio.fail_after(WAIT_SECONDS):
-                return await trio.to_thread.run_sync(work, limiter=self._limit)
+            async with self._turn:
+                with trio.fail_after(WAIT_SECONDS):
+                    return await trio.to_thread.run_sync(work)
         except trio.TooSlowError:
             message = f"The database file {self._path} is locked by another program."
             raise StoreError(message) from None

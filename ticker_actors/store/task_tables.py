@@ -8,8 +8,6 @@ from ticker_actors.model.changes import Key
 from ticker_actors.model.tasks import OrderTask
 from ticker_actors.store import rows
 
-AT_ONCE = 4
-"""Calls that may be at the database at the same time; others wait their turn."""
 WAIT_SECONDS = 12.0
 """For a database that does not answer, or is locked, before `StoreError` says so."""
 DELETED_TOGETHER = 1_000
