@@ -182,6 +182,7 @@ class TaskStore:
         return await self._prune(days)
 
     async def _prune(self, days: int) -> int:
+        """The retention's rules, for tasks alone."""
         self._ready()
         now, deleted = self._now(), 0
         before = now - timedelta(days=days)
