@@ -91,7 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def database_file(self) -> Path:
         """The path in `sqlite:///relative.db` or `sqlite:////absolute.db`."""
-        return Path(self.database_url.removeprefix("sqlite:///"))
+        return Path(database.sqlite(self.database_url))
 
     @property
     def paper_path(self) -> Path:
@@ -185,22 +185,12 @@ _ORIGIN = re.compile(r"https?://[^/\s@?#]+")
 
 def _check_database(settings: Settings) -> None:
     url = settings.database_url
-    if database.is_postgres(url):
-        try:
-            database.postgres(url)
-        except ValueError as error:
-            raise SettingsError(f"Setting DATABASE_URL {error}.") from None
+    judge = database.postgres if database.is_postgres(url) else database.sqlite
+    try:
+        judge(url)
+    except ValueError as error:
+        raise SettingsError(f"Setting DATABASE_URL {error}.") from None
+    if settings.postgres is not None:
         return
-    if not url.removeprefix("sqlite:///") or not url.startswith("sqlite:///"):
-        scheme = url.split(":", 1)[0]
-        raise SettingsError(
-            "Setting DATABASE_URL must be sqlite:///file.db or "
-            f"postgresql://user:password@host/database, not {scheme}."
-        )
-    if "?" in url:
-        raise SettingsError("Setting DATABASE_URL takes no parameters (after ?) for SQLite.")
-    if settings.database_file.name in {"", "..", ":memory:"}:
-        # A database in memory would lose what was acknowledged.
-        raise SettingsError("Setting DATABASE_URL must name a file: sqlite:///file.db.")
     if settings.paper_path.resolve() == settings.database_file.resolve():
         raise SettingsError("Setting PAPER_FILE must not name the file of DATABASE_URL.")

@@ -15,7 +15,7 @@ import trio
 
 from ticker_actors.actors.draft import Draft
 from ticker_actors.actors.lane import Lane, LaneState
-from ticker_actors.actors.ledger import Ledger, day_end
+from ticker_actors.actors.ledger import Ledger
 from ticker_actors.actors.persistence import PersistenceActor
 from ticker_actors.actors.ports import Broker, Clock, Reads
 from ticker_actors.actors.stream_hub import StreamHub
@@ -24,6 +24,7 @@ from ticker_actors.metrics import Metrics
 from ticker_actors.model import batches as saga
 from ticker_actors.model import ids, risk
 from ticker_actors.model.batches import Batch
+from ticker_actors.model.calendar import day_end
 from ticker_actors.model.changes import Committed, Key, KeyTaken, Owned
 from ticker_actors.model.limits import Limits
 from ticker_actors.model.orders import OrderChanges, PlaceOrder
@@ -216,7 +217,7 @@ class ExecutorActor:
         self._ordinary = Mailbox[Ordinary](MAILBOX_SIZE)
         self._lanes = {
             account_id: Lane(
-                Ledger(account_id, installation, horizon, limits, chance),
+                Ledger(account_id, installation, horizon, limits, chance, max_quantity),
                 broker,
                 persistence,
                 reads,
