@@ -10,9 +10,11 @@ fails, even out of a frozen backend. Then `writes` tells whether the transaction
 its answers are given (its sequences were numbered before it was sent); if not, it runs again.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from functools import partial
+from typing import TypeVar
 
 import asyncpg
 import structlog
@@ -29,6 +31,7 @@ from ticker_actors.model.changes import (
     Unstorable,
 )
 from ticker_actors.model.database import Postgres
+from ticker_actors.model.retention import Cutoffs, Table
 from ticker_actors.store import owner as owners
 from ticker_actors.store import rows
 from ticker_actors.store.postgres_commit import (
@@ -47,6 +50,7 @@ from ticker_actors.store.postgres_link import (
     one_sentence,
     terminate,
 )
+from ticker_actors.store.postgres_prune import prune
 from ticker_actors.store.tables import (
     ORDERED_ATTEMPTS,
     StaleEpochError,
@@ -66,6 +70,8 @@ RENEW_SECONDS = 3.0
 """Well below the lease: four renewals may fail before another host may take over."""
 RELEASE_SECONDS = 2.0
 LEASE_LOOK_SECONDS = 0.5
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -352,17 +358,33 @@ class PostgresStore(Store):
 
     async def _rows(self, sql: str, *values: object) -> Sequence[rows.Row]:
         """Run a query, again if it must be: a read waits for the database as a commit does."""
+
+        async def fetch(connection: asyncpg.Connection) -> Sequence[rows.Row]:
+            try:
+                found: Sequence[rows.Row] = await self._link.call(connection.fetch, sql, *values)
+            except (asyncpg.DataError, ValueError):
+                return []  # a text that no row can hold, such as one with a NUL
+            return found
+
+        return await self._beside(fetch)
+
+    async def prune(self, table: Table, old: Cutoffs) -> dict[str, int]:
+        """Delete some of what is too old; empty when nothing is left.
+
+        On a reader's connection: it is no write of an account, and no commit waits for it. Should
+        one be lost, the next deletes what is left.
+        """
+        return await self._beside(partial(self._link.call, prune, table=table, old=old))
+
+    async def _beside(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """Use a connection beside the writer's; another one, for as long as they are lost."""
         pause = FIRST_PAUSE
         async with self._reading:
             while True:
                 connection: asyncpg.Connection | None = None
                 try:
                     connection = self._idle.pop() if self._idle else await self._link.connect()
-                    found: Sequence[rows.Row] = await self._link.call(
-                        connection.fetch, sql, *values
-                    )
-                except (asyncpg.DataError, ValueError):
-                    found = []  # a text that no row can hold, such as one with a NUL
+                    found = await work(connection)
                 except LOST:
                     terminate(connection)
                     await trio.sleep(pause)
@@ -371,8 +393,7 @@ class PostgresStore(Store):
                 except BaseException:  # cancelled or not, it is raised again
                     terminate(connection)
                     raise
-                if connection is not None:
-                    self._idle.append(connection)
+                self._idle.append(connection)
                 return found
 
     async def due_deliveries(self, now: datetime, each: int) -> list[Delivery]:

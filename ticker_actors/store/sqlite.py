@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from datetime import datetime
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from ticker_actors.model.changes import (
     Unstorable,
     Webhook,
 )
-from ticker_actors.store import rows
+from ticker_actors.model.retention import Cutoffs, Table
+from ticker_actors.store import retention, rows
 from ticker_actors.store.tables import (
     ORDERED_ATTEMPTS,
     StaleEpochError,
@@ -210,6 +212,10 @@ class SqliteStore(Store):
             raise StaleEpochError(account_id)
         return int(row["head_sequence"])
 
+    async def prune(self, table: Table, old: Cutoffs) -> dict[str, int]:
+        """Delete some of what is too old, in a turn of the writer's; empty when nothing is left."""
+        return await trio.to_thread.run_sync(prune, self._writer, table, old, limiter=self._writing)
+
     async def _rows(self, sql: str, *values: object) -> list[dict[str, Any]]:
         def run() -> list[dict[str, Any]]:
             connection = self._idle.pop()  # there is one: the limiter lets no more in
@@ -242,6 +248,52 @@ class SqliteStore(Store):
             list(self._epochs),
             ORDERED_ATTEMPTS,
         )
+
+
+class SqlitePruner:
+    """Deletes what is old from a file that a running service may have open."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._connection = connection
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator["SqlitePruner"]:
+        """Use a file as it is. Raises `StoreError` when it is none of just this version."""
+        if not path.is_file():
+            raise StoreError(f"There is no database file {path}.")
+        with ExitStack() as connections:
+            try:
+                look = connections.enter_context(closing(_connect(path, read_only=True)))
+                (version,) = look.execute("PRAGMA user_version").fetchone().values()
+                if version != max(_migrations()):
+                    message = f"The database file {path} was made by another program or version."
+                    raise StoreError(message)
+                connection = connections.enter_context(closing(_connect(path)))
+            except sqlite3.Error as error:
+                message = f"The database file {path} cannot be used: {error}."
+                raise StoreError(message) from error
+            yield cls(path, connection)
+
+    async def prune(self, table: Table, old: Cutoffs) -> dict[str, int]:
+        """Delete some of what is too old; empty when nothing is left. Raises `StoreError`."""
+        try:
+            return await trio.to_thread.run_sync(prune, self._connection, table, old)
+        except sqlite3.Error as error:
+            message = f"The database file {self._path} cannot be used: {error}."
+            raise StoreError(message) from error
+
+
+def prune(connection: sqlite3.Connection, table: Table, old: Cutoffs) -> dict[str, int]:
+    """Delete some of what is too old, in one transaction; empty when nothing is left."""
+    sql, values = retention.deletion(table, old)
+    with closing(connection.cursor()) as cursor, _transaction(cursor):
+        cursor.execute(sql.replace("$", "?"), tuple(map(rows.column, values)))
+        gone = [row["key"] for row in cursor.fetchall()]
+        keys = retention.keys_of(table, gone, "IN (SELECT value FROM json_each(?1))")
+        freed = [] if keys is None else cursor.execute(keys, (rows.column(gone),)).fetchall()
+    return retention.counted(**{table: len(gone)}, idempotency_keys=len(freed))
 
 
 @contextmanager
@@ -334,8 +386,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Apply the numbered files that this database has not seen, each in its own transaction."""
     (version,) = connection.execute("PRAGMA user_version").fetchone().values()
     (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone().values()
-    folder = resources.files(__package__) / "migrations" / "sqlite"
-    files = {int(file.name.split("_", 1)[0]): file for file in folder.iterdir()}
+    files = _migrations()
     if version > max(files) or (tables and not version):
         message = f"The database file {path} was made by another program or a newer version."
         raise StoreError(message)
@@ -344,6 +395,11 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
             connection.executescript(
                 f"BEGIN IMMEDIATE; {file.read_text()} PRAGMA user_version = {number}; COMMIT;"
             )
+
+
+def _migrations() -> dict[int, Traversable]:
+    folder = resources.files(__package__) / "migrations" / "sqlite"
+    return {int(file.name.split("_", 1)[0]): file for file in folder.iterdir()}
 
 
 def _installation(
