@@ -1,9 +1,10 @@
-"""The command line: `ticker-actors serve`."""
+"""The command line: `ticker-actors serve`, `ticker-actors cleanup`."""
 
 import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 
 import structlog
@@ -15,6 +16,7 @@ from ticker_actors.mailbox import Stopped
 from ticker_actors.service import Address, StartError, serve
 from ticker_actors.settings import Settings, SettingsError, load
 from ticker_actors.store.tables import StoreError
+from ticker_actors.upkeep import cleanup
 
 OPTIONS = {
     "--host": "the address to listen on (HOST)",
@@ -51,8 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for option, text in OPTIONS.items():
         service.add_argument(option, help=text)
+    cleaner = commands.add_parser("cleanup", help="delete what is older than the retention, now")
+    cleaner.add_argument("--database-url", help=OPTIONS["--database-url"])
+    cleaner.add_argument(
+        "--days",
+        dest="task_retention_days",
+        metavar="N",
+        help="keep what ended in the last N days (TASK_RETENTION_DAYS)",
+    )
     given = vars(parser.parse_args(arguments))
-    del given["command"]
+    work = {"serve": _serve, "cleanup": _cleanup}[given.pop("command")]
     overrides = {name.upper(): text for name, text in given.items() if text is not None}
     try:
         settings = load({**os.environ, **overrides})
@@ -61,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     log.configure(settings.log_level, settings.log_format)
     complaint = ""
     try:
-        trio.run(_serve, settings, strict_exception_groups=True)
+        trio.run(work, settings, strict_exception_groups=True)
     except* (StartError, StoreError, PaperFileUnusable) as group:
         complaint = str(next(_leaves(group)))
     except* Exception as group:  # noqa: BLE001  # the last place that can say what happened
@@ -77,6 +87,15 @@ async def _serve(settings: Settings) -> None:
     async with trio.open_nursery() as nursery:
         address: Address = await nursery.start(partial(serve, settings))
         _greet(settings, address)
+
+
+async def _cleanup(settings: Settings) -> None:
+    deleted = await cleanup(settings, now=datetime.now(UTC), tell=partial(print, file=sys.stderr))
+    print(
+        f"{deleted.total()} rows deleted that were older than {settings.task_retention_days} days"
+    )
+    for table, count in deleted.items():
+        print(f"{count:>10}  {table}")
 
 
 def _greet(settings: Settings, address: Address) -> None:
