@@ -99,15 +99,15 @@ _RULES: dict[Table, _Rule] = {
     "order_events": _Rule(
         "account_id, sequence",
         # Only the oldest of each account are looked at; `needed` holds from the first such one on.
-        "FROM (SELECT e.account_id, e.sequence, MAX(CASE WHEN e.created_at < :old "
+        "FROM (WITH oldest AS MATERIALIZED (SELECT a.account_id, (SELECT MIN(f.sequence) "
+        "FROM order_events f WHERE f.account_id = a.account_id) AS sequence FROM accounts a) "
+        "SELECT e.account_id, e.sequence, MAX(CASE WHEN e.created_at < :old "
         "AND NOT EXISTS (SELECT 1 FROM webhook_deliveries d JOIN webhooks w "
         "ON w.webhook_id = d.webhook_id WHERE d.account_id = e.account_id "
         "AND d.sequence = e.sequence AND d.state IN ('pending', 'held') AND NOT w.deleted) "
         "THEN 0 ELSE 1 END) OVER (PARTITION BY e.account_id ORDER BY e.sequence) AS needed "
-        "FROM accounts a CROSS JOIN order_events e "
-        "WHERE e.account_id = a.account_id AND e.sequence < "
-        f"{MOST_ROWS} + (SELECT MIN(f.sequence) FROM order_events f "
-        "WHERE f.account_id = a.account_id)) t "
+        "FROM oldest o CROSS JOIN order_events e WHERE e.account_id = o.account_id "
+        f"AND e.sequence < o.sequence + {MOST_ROWS}) t "
         "WHERE t.needed = 0 ORDER BY t.account_id, t.sequence",
     ),
 }
