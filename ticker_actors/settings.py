@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Meta
@@ -12,6 +13,7 @@ from msgspec import Meta
 from ticker_actors.log import LogFormat, LogLevel
 from ticker_actors.model import database
 from ticker_actors.model.limits import Limits
+from ticker_actors.model.schedule import Schedule
 from ticker_actors.model.validation import complaint, hints
 
 _Count = Annotated[int, Meta(ge=0)]
@@ -45,6 +47,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_order_quantity: _Positive = 1_000_000
     """Units of one order: a slip of three zeros should not reach the exchange."""
     task_max_attempts: Annotated[int, Meta(ge=1, le=100)] = 5
+    task_retention_days: Annotated[int, Meta(ge=1, le=3650)] = 7
+    """How long what has ended is kept; at least the day that limits at the broker count."""
+    task_cleanup_schedule: str = "0 2 * * *"
+    """A cron line, in the zone of `tz`: by default far from trading."""
+    tz: str = "Asia/Kolkata"
+    """A name of the tz database."""
     orders_per_second: _Count = 8
     """Kite allows 10; 2 are kept for cancels."""
     orders_per_minute: _Count = 400
@@ -108,6 +116,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.loopback if self.webhook_allow_private is None else self.webhook_allow_private
 
     @property
+    def cleanup_schedule(self) -> Schedule:
+        """When what is older than the retention is deleted."""
+        return Schedule(self.task_cleanup_schedule, ZoneInfo(self.tz))
+
+    @property
     def limits(self) -> Limits:
         """The account's budget at its broker."""
         return Limits(self.orders_per_second, self.orders_per_minute, self.orders_per_day)
@@ -150,6 +163,7 @@ def _check(settings: Settings) -> None:
     """Rules across settings."""
     _check_database(settings)
     _check_doors(settings)
+    _check_schedule(settings)
 
 
 def _check_doors(settings: Settings) -> None:
@@ -174,6 +188,21 @@ def _check_doors(settings: Settings) -> None:
             "(or ALLOW_NO_KEY=1, if something else guards the door)."
         )
         raise SettingsError(message)
+
+
+def _check_schedule(settings: Settings) -> None:
+    try:
+        ZoneInfo(settings.tz)
+    except (KeyError, ValueError, OSError):  # unknown; not a name; a folder of names
+        raise SettingsError(
+            f"Setting TZ must name a time zone like Asia/Kolkata (it is {settings.tz!r})."
+        ) from None
+    try:
+        _ = settings.cleanup_schedule  # making it is the check
+    except ValueError as error:
+        raise SettingsError(
+            f"Setting TASK_CLEANUP_SCHEDULE {error} (it is {settings.task_cleanup_schedule!r})."
+        ) from None
 
 
 MIN_KEY_LENGTH = 16

@@ -521,7 +521,9 @@ class ExecutorActor:
             known = self._lanes[request.account_id].batch_answer(batch_id)
             if known is None:
                 batch = await self._reads.batch(batch_id)
-                known = None if batch is None else batch.answer
+                if batch is None:
+                    return KeyConflict()  # so old that it was deleted at this very moment
+                known = batch.answer
         return AcceptedBatch(batch_id, known, replayed=True)
 
 

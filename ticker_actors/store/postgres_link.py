@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any, TypeVar
 
 import asyncpg
@@ -118,10 +119,12 @@ class Link:
         with trio.CancelScope(shield=True):
             await self._ended.wait()
 
-    async def call(self, function: Callable[..., Awaitable[T]], *arguments: object) -> T:
+    async def call(
+        self, function: Callable[..., Awaitable[T]], *arguments: object, **named: object
+    ) -> T:
         """Run one of asyncpg's functions on its loop. Raises `TooSlowError`."""
         with trio.fail_after(ANSWER_SECONDS):
-            answer: T = await self._loop.run_aio_coroutine(function(*arguments))
+            answer: T = await self._loop.run_aio_coroutine(function(*arguments, **named))
             return answer
 
     async def connect(self) -> asyncpg.Connection:
@@ -167,6 +170,12 @@ def one_sentence(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
+def migrations() -> dict[int, Traversable]:
+    """The numbered files of the schema."""
+    folder = resources.files(__package__) / "migrations" / "postgres"
+    return {int(file.name.split("_", 1)[0]): file for file in folder.iterdir()}
+
+
 _MIGRATING = 7_461_993
 """Of the advisory lock: any number, as long as it stays the same."""
 _LEASED = "SELECT EXISTS (SELECT FROM accounts WHERE lease_until > clock_timestamp())"
@@ -177,8 +186,7 @@ async def migrate(connection: asyncpg.Connection, *, beside_services: bool = Tru
 
     With `beside_services=False` not while a service holds a lease, which runs on the older schema.
     """
-    folder = resources.files(__package__) / "migrations" / "postgres"
-    files = {int(file.name.split("_", 1)[0]): file for file in folder.iterdir()}
+    files = migrations()
     async with connection.transaction():
         await connection.execute(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
         await connection.execute(

@@ -29,6 +29,7 @@ from ticker_actors.model.changes import (
     Unstorable,
     Webhook,
 )
+from ticker_actors.model.retention import Cutoffs, Table
 from ticker_actors.store import rows
 from ticker_actors.store.sqlite_file import (
     check_version,
@@ -41,6 +42,7 @@ from ticker_actors.store.sqlite_file import (
     transaction,
     upsert,
 )
+from ticker_actors.store.sqlite_prune import prune
 from ticker_actors.store.tables import (
     ORDERED_ATTEMPTS,
     StaleEpochError,
@@ -202,6 +204,10 @@ class SqliteStore(Store):
         if row is None:
             raise StaleEpochError(account_id)
         return int(row["head_sequence"])
+
+    async def prune(self, table: Table, old: Cutoffs) -> dict[str, int]:
+        """Delete some of what is too old, in a turn of the writer's; empty when nothing is left."""
+        return await trio.to_thread.run_sync(prune, self._writer, table, old, limiter=self._writing)
 
     async def _rows(self, sql: str, *values: object) -> list[dict[str, Any]]:
         def run() -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,12 @@ def _row(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> dict[str, Any]:
     return {column[0]: value for column, value in zip(cursor.description, values, strict=True)}
 
 
+def migrations() -> dict[int, Traversable]:
+    """The numbered files of the schema."""
+    folder = resources.files(__package__) / "migrations" / "sqlite"
+    return {int(file.name.split("_", 1)[0]): file for file in folder.iterdir()}
+
+
 def migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Apply the numbered files that this database has not seen, each in its own transaction."""
     for number, script in unapplied(connection, path):
@@ -154,8 +161,7 @@ def unapplied(connection: sqlite3.Connection, path: Path) -> list[tuple[int, str
     """The numbered files that this database has not seen. Raises `StoreError` when not ours."""
     (version,) = connection.execute("PRAGMA user_version").fetchone().values()
     (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone().values()
-    folder = resources.files(__package__) / "migrations" / "sqlite"
-    files = {int(file.name.split("_", 1)[0]): file for file in folder.iterdir()}
+    files = migrations()
     if version > max(files) or (tables and not version):
         message = f"The database file {path} was made by another program or a newer version."
         raise StoreError(message)

@@ -6,7 +6,7 @@ a parameter is compared before it is asked whether it is NULL, which tells Postg
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 
 import msgspec
@@ -28,6 +28,7 @@ from ticker_actors.model.changes import (
 )
 from ticker_actors.model.events import Event
 from ticker_actors.model.orders import OrderView
+from ticker_actors.model.retention import Cutoffs, Table
 from ticker_actors.model.tasks import OrderTask
 from ticker_actors.store import rows
 
@@ -86,6 +87,14 @@ class Store(ABC):
         """Deliveries whose time has come, oldest first, at most `each` of one subscription.
 
         For each order only its next one; only accounts that this process writes.
+        """
+
+    @abstractmethod
+    async def prune(self, table: Table, old: Cutoffs) -> Mapping[str, int]:
+        """Delete some of what is too old, in one short transaction beside the commits.
+
+        How many rows of which table: a task or batch takes its key along. Empty when nothing is
+        left. `retention.py` holds the rules.
         """
 
     @abstractmethod

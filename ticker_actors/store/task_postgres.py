@@ -3,8 +3,8 @@
 The asyncio loop that asyncpg needs is hosted in a Trio system task: it ends with the Trio run.
 """
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import asyncpg
 import msgspec
@@ -12,6 +12,7 @@ import trio
 
 from ticker_actors.model.changes import Key
 from ticker_actors.model.database import Postgres
+from ticker_actors.model.retention import Cutoffs, Table
 from ticker_actors.model.saved import NotSaved
 from ticker_actors.model.tasks import OrderTask
 from ticker_actors.store import rows
@@ -24,8 +25,11 @@ from ticker_actors.store.postgres_link import (
     one_sentence,
     terminate,
 )
+from ticker_actors.store.postgres_prune import prune
 from ticker_actors.store.tables import StoreError
-from ticker_actors.store.task_tables import ACCOUNT, CHANGED, DELETED_TOGETHER, FINISHED
+from ticker_actors.store.task_tables import ACCOUNT, CHANGED
+
+T = TypeVar("T")
 
 CONNECTIONS = 4
 """To a server that a service needs too; further calls wait their turn."""
@@ -46,13 +50,6 @@ _REPLACE = (
     "FROM account a, json_populate_recordset(NULL::order_tasks, $2) n "
     "WHERE t.task_id = n.task_id AND t.status = $3 AND t.updated_at = $4 "
     "AND t.sends = 0 AND t.epoch = a.epoch RETURNING t.task_id"
-)
-_DELETE = (
-    f"WITH old AS ({FINISHED}), keys AS (DELETE FROM idempotency_keys k USING order_tasks t "
-    "WHERE k.kind = 'task' AND k.id = t.task_id AND t.created_at < $3 "
-    "AND t.task_id IN (SELECT task_id FROM old)), attempts AS "
-    "(DELETE FROM task_attempts WHERE task_id IN (SELECT task_id FROM old)) "
-    "DELETE FROM order_tasks WHERE task_id IN (SELECT task_id FROM old) RETURNING task_id"
 )
 
 
@@ -91,9 +88,13 @@ class PostgresTaskTables:
             return []  # a text that no row can hold, such as one with a NUL
 
     async def _run(self, sql: str, *values: object) -> Sequence[rows.Row]:
-        """Run a statement. One that a lost connection may have run is run again.
+        """Run a statement. Raises `BAD_ROW`, or `StoreError`."""
+        return await self._with(lambda connection: connection.fetch(sql, *values))
 
-        None of ours does harm when it is repeated. Raises `BAD_ROW`, or `StoreError`.
+    async def _with(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """Do something with a connection; again, when it was lost and may have done it.
+
+        Nothing of ours does harm when it is repeated. Raises `BAD_ROW`, or `StoreError`.
         """
         assert self._link is not None  # noqa: S101  # the caller has opened it
         async with self._limit:
@@ -101,9 +102,7 @@ class PostgresTaskTables:
                 connection: asyncpg.Connection | None = None
                 try:
                     connection = self._idle.pop() if self._idle else await self._link.connect()
-                    found: Sequence[rows.Row] = await self._link.call(
-                        connection.fetch, sql, *values
-                    )
+                    found = await self._link.call(work, connection)
                 except BAD_ROW:
                     if connection is not None:
                         self._idle.append(connection)
@@ -142,9 +141,9 @@ class PostgresTaskTables:
         except BAD_ROW as error:
             raise _refused(new, error) from None
 
-    async def delete_finished(self, before: datetime, keys_before: datetime) -> int:
-        """Delete some finished tasks, in one statement."""
-        return len(await self._run(_DELETE, before, DELETED_TOGETHER, keys_before))
+    async def prune(self, table: Table, old: Cutoffs) -> dict[str, int]:
+        """Delete some of what is too old, in one transaction."""
+        return await self._with(lambda connection: prune(connection, table, old))
 
     def _unusable(self, error: BaseException) -> StoreError:
         return StoreError(f"The database {self._address} cannot be used: {one_sentence(error)}.")

@@ -6,14 +6,13 @@ One connection, used in one thread at a time. A Trio system task closes it when 
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
 import trio
 
-from ticker_actors.model.calendar import iso
 from ticker_actors.model.changes import Key
+from ticker_actors.model.retention import Cutoffs, Table
 from ticker_actors.model.saved import NotSaved
 from ticker_actors.model.tasks import OrderTask
 from ticker_actors.store import rows
@@ -26,12 +25,11 @@ from ticker_actors.store.sqlite_file import (
     transaction,
     unapplied,
 )
+from ticker_actors.store.sqlite_prune import prune
 from ticker_actors.store.tables import StoreError
 from ticker_actors.store.task_tables import (
     ACCOUNT,
     CHANGED,
-    DELETED_TOGETHER,
-    FINISHED,
     WAIT_SECONDS,
 )
 
@@ -123,22 +121,14 @@ class SqliteTaskTables:
         except (sqlite3.DataError, OverflowError, UnicodeError) as error:
             raise NotSaved(f"The database will not take task {new.task_id!r}: {error}.") from None
 
-    async def delete_finished(self, before: datetime, keys_before: datetime) -> int:
-        """Delete some finished tasks, in one transaction."""
+    async def prune(self, table: Table, old: Cutoffs) -> dict[str, int]:
+        """Delete some of what is too old, in one transaction."""
 
-        def write(cursor: sqlite3.Cursor) -> int:
-            cursor.execute(_marked(FINISHED), (iso(before), DELETED_TOGETHER))
-            names = [tuple(row.values()) for row in cursor.fetchall()]
-            cursor.executemany(
-                "DELETE FROM idempotency_keys WHERE kind = 'task' AND id = ?1 AND EXISTS "
-                "(SELECT 1 FROM order_tasks WHERE task_id = ?1 AND created_at < ?2)",
-                [(*name, iso(keys_before)) for name in names],
-            )
-            cursor.executemany("DELETE FROM task_attempts WHERE task_id = ?", names)
-            cursor.executemany("DELETE FROM order_tasks WHERE task_id = ?", names)
-            return len(names)
+        def write() -> dict[str, int]:
+            assert self._connection is not None  # noqa: S101  # the caller has opened it
+            return prune(self._connection, table, old)
 
-        return await self._write(write)
+        return await self._run(write)
 
     async def _write(self, write: Callable[[sqlite3.Cursor], T]) -> T:
         def run() -> T:

@@ -21,14 +21,13 @@ import trio
 
 from ticker_actors.model import database, ids, saved, tasks
 from ticker_actors.model.changes import Key
+from ticker_actors.model.retention import cutoffs
 from ticker_actors.model.saved import NotSaved, SavedTask
 from ticker_actors.model.tasks import Operation, Phase, Reason, TaskStatus
 from ticker_actors.store import rows
 from ticker_actors.store.task_sqlite import SqliteTaskTables
 from ticker_actors.store.task_tables import TaskTables
 
-KEY_DAYS = 7
-"""An idempotency key is kept for this long at least, whatever becomes of its task."""
 MOST_TRIES = 10
 """Of one save, each after another program came in between. It must have been done by then."""
 
@@ -174,21 +173,17 @@ class TaskStore:
     async def delete_old_completed(self, days: int = 7) -> int:
         """Delete what ended more than so many days ago, and say how many tasks it were.
 
-        Completed tasks and settled dead letters: never an unresolved one, nor a leg of a batch that
-        is under way. A key outlives its task until it is 7 days old. Raises `ValueError` below 1.
+        Completed tasks and settled dead letters, by the service's own rules (`store/retention.py`):
+        never an unresolved one, nor a leg of a batch that is under way, and nothing under a key
+        that is younger than 7 days. Raises `ValueError` below 1.
         """
         if days < 1:
             raise ValueError(f"days must be 1 or more, not {days}.")
-        return await self._prune(days)
-
-    async def _prune(self, days: int) -> int:
-        """The retention's rules, for tasks alone."""
         self._ready()
-        now, deleted = self._now(), 0
-        before = now - timedelta(days=days)
-        keys_before = now - timedelta(days=max(days, KEY_DAYS))
-        while part := await self._tables.delete_finished(before, keys_before):
-            deleted += part
+        old, deleted = cutoffs(self._now(), days), 0
+        for table in ("order_tasks", "task_attempts"):
+            while part := await self._tables.prune(table, old):
+                deleted += part.get("order_tasks", 0)
         return deleted
 
     async def _task(self, task_id: str) -> tasks.OrderTask | None:

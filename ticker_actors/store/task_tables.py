@@ -1,17 +1,15 @@
 """What the library's TaskStore asks of a database: the part that SQLite and PostgreSQL do alike."""
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from ticker_actors.model.changes import Key
+from ticker_actors.model.retention import Cutoffs, Table
 from ticker_actors.model.tasks import OrderTask
 from ticker_actors.store import rows
 
 WAIT_SECONDS = 12.0
 """For a database that does not answer, or is locked, before `StoreError` says so."""
-DELETED_TOGETHER = 1_000
-"""Rows in one transaction, so that a running service never waits for long."""
 
 ACCOUNT = (
     # A row without owner or lease: the first service to start finds it, and takes the account over.
@@ -22,13 +20,6 @@ ACCOUNT = (
 So a row whose `epoch` is the account's has never been read by a service that starts."""
 
 CHANGED = tuple(name for name in rows.TASK if name not in {"task_id", "epoch", *rows.TASK_FIXED})
-
-FINISHED = (
-    "SELECT t.task_id FROM order_tasks t LEFT JOIN batches b ON b.batch_id = t.batch_id "
-    "WHERE (t.status = 'completed' OR (t.status = 'dead_letter' AND t.reason <> 'unresolved')) "
-    "AND t.updated_at < $1 AND (t.batch_id IS NULL OR b.completed_at IS NOT NULL) LIMIT $2"
-)
-"""Tasks that nobody will ask for any more. An unresolved one waits for its operator."""
 
 
 class TaskTables(Protocol):
@@ -58,9 +49,6 @@ class TaskTables(Protocol):
         """Write a task anew. False when it is not `old` any more, or a service has taken it up."""
         ...
 
-    async def delete_finished(self, before: datetime, keys_before: datetime) -> int:
-        """Delete some finished tasks of before an instant, and their keys if they are older yet.
-
-        How many it were: at most `DELETED_TOGETHER`.
-        """
+    async def prune(self, table: Table, old: Cutoffs) -> Mapping[str, int]:
+        """Delete some of what is too old: how many rows of which table; none at the end."""
         ...
