@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -138,3 +140,28 @@ def execute(url: str, sql: str) -> list[tuple[Any, ...]]:
 
     with ThreadPoolExecutor(1) as thread:  # none of Trio's, which has no asyncio loop to give
         return thread.submit(asyncio.run, run()).result()
+
+
+@contextlib.contextmanager
+def holding(url: str, sql: str) -> Iterator[None]:
+    """Another program that has run a statement, and does not come to its end within the block."""
+    began, end = threading.Event(), threading.Event()
+
+    async def run() -> None:
+        connection = await asyncpg.connect(url, timeout=START_SECONDS)
+        try:
+            await connection.execute("BEGIN")
+            await connection.execute(sql)
+            began.set()
+            await asyncio.to_thread(end.wait)
+        finally:
+            connection.terminate()
+
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(asyncio.run, run())
+        try:
+            assert began.wait(START_SECONDS)
+            yield
+        finally:
+            end.set()
+            done.result(START_SECONDS)

@@ -29,6 +29,11 @@ UNICODE = "größer 🚀 \u2028 'quoted\" ; DROP TABLE order_tasks; --"
 class Place(Protocol):
     """Where a store is, and what another program sees there."""
 
+    @property
+    def url(self) -> str:
+        """Its name in DATABASE_URL."""
+        ...
+
     def open(self, seed: int = 1) -> AbstractAsyncContextManager[Store]:
         """The store of a service that starts now."""
         ...
@@ -43,6 +48,7 @@ class SqlitePlace:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.url = f"sqlite:///{path}"
 
     def open(self, seed: int = 1) -> AbstractAsyncContextManager[SqliteStore]:
         return SqliteStore.open(self.path, now=AT, chance=Random(seed).getrandbits)

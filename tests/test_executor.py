@@ -64,6 +64,7 @@ from ticker_actors.actors.requests import (
     Unanswered,
 )
 from ticker_actors.mailbox import Stopped, running
+from ticker_actors.model.changes import Key
 from ticker_actors.model.limits import Limits
 from ticker_actors.model.orders import BrokerOrder, PlaceOrder
 from ticker_actors.model.outcomes import (
@@ -179,6 +180,25 @@ async def test_key_of_a_cancel_is_known_on_a_later_day(autojump_clock: MockClock
         assert again.replayed
         assert again.task.task_id == first.task.task_id
         assert await process.executor.cancel_order(ACCOUNT, placed.order_id) == NotFound()
+
+
+async def test_a_key_whose_result_was_just_deleted_is_a_conflict(
+    autojump_clock: MockClock,
+) -> None:
+    """Retention may take a batch between the look at its key and the look at it: nobody waits."""
+    world = World(broker=FakeBroker())
+    key = ClientKey("k", "hash")
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        world.store.keys["k"] = Key("k", "hash", "batch", "gone", ACCOUNT)
+        batch = await process.executor.submit_batch(
+            ACCOUNT, (limit_order(),), rollback_on_failure=True, key=key
+        )
+        assert batch == KeyConflict()
+        world.store.keys["k"] = Key("k", "hash", "task", "gone", ACCOUNT)
+        order = await process.executor.submit_order(ACCOUNT, limit_order(), key)
+        assert order == KeyConflict()
+    assert world.broker.sent() == []
 
 
 async def test_same_key_and_other_body_is_a_conflict(autojump_clock: MockClock) -> None:

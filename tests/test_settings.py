@@ -1,5 +1,6 @@
 """The environment: decoded once, strictly; a wrong value stops the start with a sentence."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -57,6 +58,16 @@ def test_values_are_read_as_what_they_mean() -> None:
         ("BROKER", "Paper"),
         ("TASK_MAX_ATTEMPTS", "0"),
         ("TASK_MAX_ATTEMPTS", "101"),
+        ("TASK_RETENTION_DAYS", "0"),
+        ("TASK_RETENTION_DAYS", "7.5"),
+        ("TASK_RETENTION_DAYS", "99999999"),
+        ("TASK_CLEANUP_SCHEDULE", "daily"),
+        ("TASK_CLEANUP_SCHEDULE", "0 25 * * *"),
+        ("TASK_CLEANUP_SCHEDULE", "0 2 30 2 *"),
+        ("TZ", "India"),
+        ("TZ", "Asia"),
+        ("TZ", "../etc/passwd"),
+        ("TZ", "IST-5:30"),
         ("ORDERS_PER_SECOND", "-1"),
         ("MAX_ORDER_QUANTITY", "0"),
         ("PAPER_FUNDS", "99999999999999999999999999"),
@@ -115,6 +126,15 @@ def test_secrets_are_not_in_the_sentence() -> None:
         with pytest.raises(SettingsError) as info:
             load(environment)
         assert "hunter2" not in str(info.value)
+
+
+def test_the_nightly_cleanup_is_at_two_in_india() -> None:
+    """A week is kept; TZ moves the hour."""
+    noon = datetime(2025, 11, 20, 12, tzinfo=UTC)
+    assert load({}).task_retention_days == 7
+    for zone, hour in ((None, "20:30"), ("UTC", "02:00"), ("America/New_York", "07:00")):
+        schedule = load({} if zone is None else {"TZ": zone}).cleanup_schedule
+        assert f"{schedule.after(noon):%H:%M}" == hour
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])

@@ -27,6 +27,7 @@ from tests.stores import (
     task,
     webhook,
 )
+from ticker_actors.model.accounts import AccountState, Standing
 from ticker_actors.model.batches import Batch
 from ticker_actors.model.changes import (
     Attempt,
@@ -549,3 +550,34 @@ async def test_many_read_at_once(store: Store) -> None:
         for number in range(2, 30):
             nursery.start_soon(read)
             nursery.start_soon(commit, store, change(task(number)))
+
+
+async def test_an_account_keeps_its_state(store: Store, place: Place) -> None:
+    """Its reason and what its operator accepted too; other changes leave them alone."""
+    standing = Standing(AccountState.HALTED, UNICODE, ("o1", "o2"))
+    await store.commit([change(standing=standing)], AT)
+    await commit(store, change(task()))
+    assert (await store.recover("primary", AT)).standing == standing
+    assert (await store.recover("second", AT)).standing == Standing()
+    await store.commit([change(standing=Standing()), change(task(2))], AT)
+    assert (await store.recover("primary", AT)).standing == Standing()
+    assert place.execute("SELECT state FROM accounts WHERE account_id = 'primary'") == [("ACTIVE",)]
+
+
+async def test_what_counts_today_is_counted(store: Store) -> None:
+    """Place tasks of the trading day, and how often each order was modified on it."""
+    modify = {"operation": "modify_order", "order_id": "o1", "params": {"order_id": "o1"}}
+    await commit(
+        store,
+        change(
+            task(1),
+            task(2, created_at=AT - timedelta(days=1)),
+            task(3),
+            task(4, sends=2, **modify),
+            task(5, sends=1, **modify),
+            task(6, sends=7, created_at=AT - timedelta(days=1), **modify),
+            task(7, account_id="second"),
+        ),
+    )
+    found = await store.recover("primary", AT)
+    assert (found.taken_today, dict(found.modifications)) == (2, {"o1": 3})

@@ -12,9 +12,20 @@ The map of the package, from the edge inwards; a module imports only from rooms 
 - `settings`   the environment, decoded once
 - `model`      pure tables and decisions, without clock, chance or I/O
 - `mailbox`, `log`, `metrics`  what everything above may use
+
+As a library it gives `TaskStore`, its `OrderTask` and `TaskStatus`, and what they raise. They are
+imported when they are asked for: the rest of the package does without them.
 """
 
 import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ticker_actors.model.saved import NotSaved
+    from ticker_actors.model.tasks import TaskStatus
+    from ticker_actors.store.tables import StoreError
+    from ticker_actors.store.task_store import OrderTask, TaskStore
 
 if "structlog" not in sys.modules:
     # structlog imports Twisted wherever it is installed, and kiteconnect has it installed.
@@ -22,3 +33,19 @@ if "structlog" not in sys.modules:
     import structlog as structlog  # only so that it is loaded
 
     del sys.modules["structlog.twisted"]
+
+__all__ = ["NotSaved", "OrderTask", "StoreError", "TaskStatus", "TaskStore"]
+
+_HOMES = {
+    "NotSaved": "ticker_actors.model.saved",
+    "OrderTask": "ticker_actors.store.task_store",
+    "StoreError": "ticker_actors.store.tables",
+    "TaskStatus": "ticker_actors.model.tasks",
+    "TaskStore": "ticker_actors.store.task_store",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

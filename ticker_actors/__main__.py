@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 
 import structlog
@@ -17,9 +18,14 @@ from ticker_actors.mailbox import Stopped
 from ticker_actors.service import Address, StartError, serve
 from ticker_actors.settings import Settings, SettingsError, load, load_accounts
 from ticker_actors.store.tables import StaleEpochError, StoreError
-from ticker_actors.upkeep import migrate
+from ticker_actors.upkeep import cleanup, migrate
 
 OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "--days": {
+        "help": "keep what ended in the last N days (TASK_RETENTION_DAYS)",
+        "dest": "task_retention_days",
+        "metavar": "N",
+    },
     "--host": {"help": "the address to listen on (HOST)"},
     "--port": {"help": "the port to listen on (PORT)"},
     "--database-url": {"help": "sqlite:///file.db or postgresql://… (DATABASE_URL)"},
@@ -32,6 +38,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
     },
 }
 """Each sets the setting of its name."""
+SERVING = ("--host", "--port", "--database-url", "--broker", "--log-format", "--standby")
 
 BANNER = """
   Ticker Actors is ready: account {accounts}, orders in {database}.
@@ -116,10 +123,19 @@ async def _migrate(settings: Settings) -> None:
     print(f"The tables in {settings.database} are up to date.")
 
 
+async def _cleanup(settings: Settings) -> None:
+    deleted = await cleanup(settings, now=datetime.now(UTC), tell=partial(print, file=sys.stderr))
+    days = settings.task_retention_days
+    print(f"{deleted.total()} rows deleted that were older than {days} days")
+    for table, count in deleted.items():
+        print(f"{count:>10}  {table}")
+
+
 COMMANDS: Mapping[str, Command] = {
-    "serve": Command("run the service", tuple(OPTIONS), _serve),
-    "migrate": Command(
-        "make the tables, or bring them up to date", ("--database-url", "--log-format"), _migrate
+    "serve": Command("run the service", SERVING, _serve),
+    "migrate": Command("make the tables, or bring them up to date", ("--database-url",), _migrate),
+    "cleanup": Command(
+        "delete what is older than the retention, now", ("--database-url", "--days"), _cleanup
     ),
 }
 

@@ -5,7 +5,7 @@ that follows the login, caught on loopback. A running service finds the new toke
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 from urllib.parse import parse_qs, urlsplit
 
@@ -80,7 +80,9 @@ async def caught(url: str, port: int, say: Callable[[str], object]) -> str:
         listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
     except OSError as error:
         raise LoginError(f"Cannot listen on 127.0.0.1:{port}: {error.strerror}.") from error
-    say(f"Open this page and log in; its redirect is awaited on http://127.0.0.1:{port}/\n\n{url}\n")
+    say(
+        f"Open this page and log in; its redirect is awaited on http://127.0.0.1:{port}/\n\n{url}\n"
+    )
     tokens: list[str] = []
     with trio.move_on_after(REDIRECT_SECONDS) as scope:
         async with trio.open_nursery() as nursery:
@@ -122,11 +124,12 @@ async def _redirected(stream: trio.SocketStream) -> str | None:
                 ],
             )
             parts = (head, h11.Data(data=body), h11.EndOfMessage())
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + REQUEST_SECONDS):
-                try:
-                    await stream.send_all(b"".join(server.send(part) or b"" for part in parts))
-                except trio.BrokenResourceError:
-                    pass
+            deadline = trio.current_time() + REQUEST_SECONDS
+            with (
+                trio.CancelScope(shield=True, deadline=deadline),
+                suppress(trio.BrokenResourceError),
+            ):
+                await stream.send_all(b"".join(server.send(part) or b"" for part in parts))
             return token
     return None
 

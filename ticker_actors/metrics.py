@@ -109,6 +109,12 @@ class Metrics:
             buckets=_FAST,
             registry=registry,
         )
+        self.pruned = Counter(
+            "ticker_pruned_rows",
+            "Rows deleted because they were older than the retention",
+            ["table"],
+            registry=registry,
+        )
         self.http = Histogram(
             "ticker_http_request_seconds",
             "Seconds of one HTTP request, waits asked for included",

@@ -19,6 +19,7 @@ from quart_trio import QuartTrio
 
 from ticker_actors.account_settings import AccountSettings, KiteSettings, PaperSettings
 from ticker_actors.actors.executor import ExecutorActor
+from ticker_actors.actors.janitor import keep_tidy
 from ticker_actors.actors.persistence import PersistenceActor, Wakeup
 from ticker_actors.actors.ports import Broker, Trading
 from ticker_actors.actors.stream_hub import StreamHub
@@ -150,6 +151,14 @@ async def serve(
             )
         )
         nursery.start_soon(lag.watch)
+        nursery.start_soon(
+            keep_tidy,
+            store,
+            clock,
+            settings.cleanup_schedule,
+            settings.task_retention_days,
+            metrics,
+        )
         nursery.start_soon(stop_on_signal, stopping)
         async with trio.open_nursery() as server:
             await server.start(partial(serve_to_the_end, app, listeners, stopping))

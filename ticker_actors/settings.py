@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, get_origin
+from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Meta
@@ -28,6 +29,7 @@ from ticker_actors.model import database
 from ticker_actors.model.limits import Limits
 from ticker_actors.model.orders import Exchange, Product
 from ticker_actors.model.risk import RiskLimits
+from ticker_actors.model.schedule import Schedule
 from ticker_actors.model.validation import complaint, hints
 
 _Count = Count
@@ -83,6 +85,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_orders_a_day: Annotated[int, Meta(ge=1)] | None = None
     """Of an account, taken by us; the broker's own limit is ORDERS_PER_DAY."""
     task_max_attempts: Annotated[int, Meta(ge=1, le=100)] = 5
+    task_retention_days: Annotated[int, Meta(ge=1, le=3650)] = 7
+    """How long what has ended is kept; at least the day that limits at the broker count."""
+    task_cleanup_schedule: str = "0 2 * * *"
+    """A cron line, in the zone of `tz`: by default far from trading."""
+    tz: str = "Asia/Kolkata"
+    """A name of the tz database."""
     orders_per_second: _Count = 8
     """Kite allows 10; 2 are kept for cancels."""
     orders_per_minute: _Count = 400
@@ -129,7 +137,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def database_file(self) -> Path:
         """The path in `sqlite:///relative.db` or `sqlite:////absolute.db`."""
-        return Path(self.database_url.removeprefix("sqlite:///"))
+        return Path(database.sqlite(self.database_url))
 
     @property
     def paper_path(self) -> Path:
@@ -144,6 +152,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def private_webhooks(self) -> bool:
         """Whether webhooks may go to private addresses."""
         return self.loopback if self.webhook_allow_private is None else self.webhook_allow_private
+
+    @property
+    def cleanup_schedule(self) -> Schedule:
+        """When what is older than the retention is deleted."""
+        return Schedule(self.task_cleanup_schedule, ZoneInfo(self.tz))
 
     @property
     def limits(self) -> Limits:
@@ -296,6 +309,7 @@ def _check(settings: Settings) -> None:
     """Rules across settings."""
     _check_database(settings)
     _check_doors(settings)
+    _check_schedule(settings)
 
 
 def _check_doors(settings: Settings) -> None:
@@ -322,6 +336,21 @@ def _check_doors(settings: Settings) -> None:
         raise SettingsError(message)
 
 
+def _check_schedule(settings: Settings) -> None:
+    try:
+        ZoneInfo(settings.tz)
+    except (KeyError, ValueError, OSError):  # unknown; not a name; a folder of names
+        raise SettingsError(
+            f"Setting TZ must name a time zone like Asia/Kolkata (it is {settings.tz!r})."
+        ) from None
+    try:
+        _ = settings.cleanup_schedule  # making it is the check
+    except ValueError as error:
+        raise SettingsError(
+            f"Setting TASK_CLEANUP_SCHEDULE {error} (it is {settings.task_cleanup_schedule!r})."
+        ) from None
+
+
 MIN_KEY_LENGTH = 16
 """Characters; a shorter key can be guessed."""
 _KEY = re.compile(rf"[!-~]{{{MIN_KEY_LENGTH},}}")
@@ -331,22 +360,12 @@ _ORIGIN = re.compile(r"https?://[^/\s@?#]+")
 
 def _check_database(settings: Settings) -> None:
     url = settings.database_url
-    if database.is_postgres(url):
-        try:
-            database.postgres(url)
-        except ValueError as error:
-            raise SettingsError(f"Setting DATABASE_URL {error}.") from None
+    judge = database.postgres if database.is_postgres(url) else database.sqlite
+    try:
+        judge(url)
+    except ValueError as error:
+        raise SettingsError(f"Setting DATABASE_URL {error}.") from None
+    if settings.postgres is not None:
         return
-    if not url.removeprefix("sqlite:///") or not url.startswith("sqlite:///"):
-        scheme = url.split(":", 1)[0]
-        raise SettingsError(
-            "Setting DATABASE_URL must be sqlite:///file.db or "
-            f"postgresql://user:password@host/database, not {scheme}."
-        )
-    if "?" in url:
-        raise SettingsError("Setting DATABASE_URL takes no parameters (after ?) for SQLite.")
-    if settings.database_file.name in {"", "..", ":memory:"}:
-        # A database in memory would lose what was acknowledged.
-        raise SettingsError("Setting DATABASE_URL must name a file: sqlite:///file.db.")
     if settings.paper_path.resolve() == settings.database_file.resolve():
         raise SettingsError("Setting PAPER_FILE must not name the file of DATABASE_URL.")

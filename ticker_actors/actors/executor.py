@@ -14,7 +14,7 @@ import trio
 
 from ticker_actors.actors.draft import Draft
 from ticker_actors.actors.lane import Lane, LaneState
-from ticker_actors.actors.ledger import Ledger, day_end
+from ticker_actors.actors.ledger import Ledger
 from ticker_actors.actors.persistence import PersistenceActor
 from ticker_actors.actors.ports import Clock, Reads, Trading
 from ticker_actors.actors.requests import (
@@ -50,6 +50,7 @@ from ticker_actors.model import batches as saga
 from ticker_actors.model import ids
 from ticker_actors.model.accounts import AccountState
 from ticker_actors.model.batches import Batch
+from ticker_actors.model.calendar import day_end
 from ticker_actors.model.changes import Committed, Key, KeyTaken, Owned
 from ticker_actors.model.orders import OrderChanges, PlaceOrder
 from ticker_actors.model.tasks import OrderTask, Phase, create
@@ -98,7 +99,14 @@ class ExecutorActor:
         self._ordinary = Mailbox[Ordinary](MAILBOX_SIZE)
         self._lanes = {
             account_id: Lane(
-                Ledger(account_id, installation, horizon, trading.limits, chance),
+                Ledger(
+                    account_id,
+                    installation,
+                    horizon,
+                    trading.limits,
+                    chance,
+                    trading.risk,
+                ),
                 trading,
                 persistence,
                 reads,
@@ -452,7 +460,9 @@ class ExecutorActor:
             known = self._lanes[request.account_id].batch_answer(batch_id)
             if known is None:
                 batch = await self._reads.batch(batch_id)
-                known = None if batch is None else batch.answer
+                if batch is None:
+                    return KeyConflict()  # so old that it was deleted at this very moment
+                known = batch.answer
         return AcceptedBatch(batch_id, known, replayed=True)
 
 

@@ -17,11 +17,11 @@ from ticker_actors.actors.admission import Admission
 from ticker_actors.actors.draft import Draft
 from ticker_actors.actors.order_view import OrderViews
 from ticker_actors.model import batches as saga
-from ticker_actors.model import goals, ids, tags
+from ticker_actors.model import goals, ids, saved, tags
 from ticker_actors.model.absence import AbsenceWatch
 from ticker_actors.model.accounts import AccountState, Standing
 from ticker_actors.model.batches import Batch, Leg
-from ticker_actors.model.calendar import IST, Moment, trading_day
+from ticker_actors.model.calendar import IST, Moment, day_end, trading_day
 from ticker_actors.model.changes import Attempt, Recovered
 from ticker_actors.model.events import Scribe
 from ticker_actors.model.limits import Limits
@@ -34,6 +34,7 @@ from ticker_actors.model.orders import (
     Source,
 )
 from ticker_actors.model.outcomes import ChangeOutcome, Placed, PlaceOutcome, Trouble, Unreadable
+from ticker_actors.model.risk import RiskLimits
 from ticker_actors.model.tasks import (
     AbsenceProved,
     Answered,
@@ -71,6 +72,8 @@ class Ledger:
     """Seconds that an unknown order may take to appear."""
     limits: Limits
     chance: ids.Chance
+    risk: RiskLimits = field(default_factory=RiskLimits)
+    """For tasks that another program saved."""
     epoch: int = 0
     tasks: dict[str, OrderTask] = field(default_factory=dict)
     """Unfinished ones, and the legs of unfinished batches."""
@@ -128,6 +131,8 @@ class Ledger:
             self._hold(task)
             if task.phase is Phase.SENT:
                 self.change(draft, task.task_id, Interrupted(now.at), now)
+            elif (end := saved.obstacle(task, self.risk, now.at)) is not None:
+                self.change(draft, task.task_id, end, now)
             else:
                 self._schedule(task, now)
         for order_id in tuple(self._goals):
@@ -711,11 +716,6 @@ class Ledger:
 def _last_day(task: OrderTask, sent: date) -> date:
     """The last day whose book may show what was sent on a day."""
     return sent + timedelta(days=AMO_DAYS if task.params.get("variety") == "amo" else 0)
-
-
-def day_end(now: datetime) -> datetime:
-    """Midnight IST after an instant, in UTC: no change of an order outlives the order's day."""
-    return datetime.combine(trading_day(now) + timedelta(days=1), time(), IST).astimezone(UTC)
 
 
 def _registered(task: OrderTask, order_id: str) -> BrokerOrder:

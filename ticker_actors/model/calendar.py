@@ -1,7 +1,7 @@
 """Time as the exchange counts it. All instants are aware datetimes in UTC; days are IST dates."""
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 
 IST = timezone(timedelta(hours=5, minutes=30), "IST")
 """India has one zone and no summer time, so a fixed offset is exact."""
@@ -19,6 +19,11 @@ class Moment:
 def trading_day(now: datetime) -> date:
     """The IST date of an instant: Kite's order book lives for one such day."""
     return now.astimezone(IST).date()
+
+
+def day_end(now: datetime) -> datetime:
+    """Midnight IST after an instant, in UTC: no change of an order outlives the order's day."""
+    return datetime.combine(trading_day(now) + timedelta(days=1), time(), IST).astimezone(UTC)
 
 
 def iso(instant: datetime) -> str:

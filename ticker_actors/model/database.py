@@ -79,3 +79,22 @@ def postgres(url: str) -> Postgres:
         return msgspec.convert(fields, Postgres, strict=False)
     except msgspec.ValidationError:
         raise ValueError("has a port that is no number") from None
+
+
+def sqlite(url: str) -> str:
+    """The path of a SQLite URL: `sqlite:///relative.db` or `sqlite:////absolute.db`.
+
+    Raises `ValueError`, as `postgres` does.
+    """
+    path = url.removeprefix("sqlite:///")
+    if not path or path == url:
+        scheme = url.split(":", 1)[0]
+        raise ValueError(
+            f"must be sqlite:///file.db or postgresql://user:password@host/database, not {scheme}"
+        )
+    if "?" in path:
+        raise ValueError("takes no parameters (after ?) for SQLite")
+    if path.rpartition("/")[2] in {"", ".", "..", ":memory:"}:
+        # A database in memory would lose what was acknowledged.
+        raise ValueError("must name a file: sqlite:///file.db")
+    return path

@@ -47,7 +47,7 @@ def denial(
 ) -> Denial | None:
     """What is against this order, or None. A check whose price is not known passes."""
     return (
-        _quantity(order.quantity, limits)
+        quantity_denial(order.quantity, limits)
         or _where(order, limits)
         or _value(order.quantity, order.price or order.trigger_price, last_price, limits)
         or _band(order.price, "price", last_price, limits)
@@ -71,14 +71,15 @@ def change_denial(
     quantity = changes.quantity or order.quantity
     price = changes.price or changes.trigger_price or order.price or order.trigger_price or None
     return (
-        _quantity(quantity, limits)
+        quantity_denial(quantity, limits)
         or _value(quantity, price, last_price, limits)
         or _band(changes.price, "price", last_price, limits)
         or _band(changes.trigger_price, "trigger_price", last_price, limits)
     )
 
 
-def _quantity(quantity: int, limits: RiskLimits) -> Denial | None:
+def quantity_denial(quantity: int, limits: RiskLimits) -> Denial | None:
+    """What is against so many units, or None."""
     if quantity <= limits.max_quantity:
         return None
     message = f"is more than this service allows (MAX_ORDER_QUANTITY={limits.max_quantity})"

@@ -71,6 +71,7 @@ class Reason(StrEnum):
     UNRESOLVED = "unresolved"
     TOO_LATE = "too_late"
     SUPERSEDED = "superseded"
+    INVALID = "invalid"
 
 
 Operation = Literal["place_order", "modify_order", "cancel_order"]
@@ -121,7 +122,7 @@ class OrderTask(msgspec.Struct, frozen=True, kw_only=True):
     trading_day: date | None = None
     """The IST date of the last send: whose order book would show it."""
     epoch: int | None = None
-    """The account's epoch at the last send."""
+    """The account's epoch at the last send; of a row of the library's, when it was saved."""
     next_attempt_at: datetime | None = None
     expires_at: datetime | None = None
     cancel_requested: bool = False
@@ -218,6 +219,21 @@ class Superseded:
 
 
 @dataclass(frozen=True, slots=True)
+class Invalid:
+    """Another program saved it, and what it asks for is nothing that can be sent."""
+
+    at: datetime
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Untraceable:
+    """Another program tried it, without our tag: no order book can tell what became of it."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Interrupted:
     """The process that sent it died: a new one found it `running`. It is never sent as if new."""
 
@@ -301,6 +317,8 @@ TaskEvent = (
     | Sent
     | Expired
     | Superseded
+    | Invalid
+    | Untraceable
     | Interrupted
     | AbsenceProved
     | DayEnded
@@ -393,6 +411,16 @@ def _expire(task: OrderTask, event: Expired) -> OrderTask:
 
 def _supersede(task: OrderTask, event: Superseded) -> OrderTask:
     return _die(task, event.at, Reason.SUPERSEDED, "A later modification took its place.")
+
+
+def _invalidate(task: OrderTask, event: Invalid) -> OrderTask:
+    return _die(task, event.at, Reason.INVALID, event.message)
+
+
+def _lose_track(task: OrderTask, event: Untraceable) -> OrderTask:
+    error = "Another program tried it, without our tag: look at the broker."
+    told = f"{task.last_error} {error}" if task.last_error else error
+    return _die(task, event.at, Reason.UNRESOLVED, told)
 
 
 def _interrupt(task: OrderTask, event: Interrupted) -> OrderTask:
@@ -534,6 +562,8 @@ _TABLE: Mapping[type, _Rules] = {
     Sent: {Phase.QUEUED: _send, Phase.WAITING: _send},
     Expired: {Phase.QUEUED: _expire, Phase.WAITING: _expire},
     Superseded: {Phase.QUEUED: _supersede, Phase.WAITING: _supersede, Phase.RESOLVING: _supersede},
+    Invalid: {Phase.QUEUED: _invalidate},
+    Untraceable: dict.fromkeys((Phase.QUEUED, Phase.WAITING, Phase.RESOLVING), _lose_track),
     Interrupted: {Phase.SENT: _interrupt, Phase.RESOLVING: _interrupt},
     AbsenceProved: {Phase.RESOLVING: _prove_absent},
     DayEnded: {Phase.RESOLVING: _end_day},

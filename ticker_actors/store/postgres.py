@@ -12,9 +12,11 @@ its answers are given (its sequences were numbered before it was sent); if not, 
 
 import math
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from functools import partial
+from typing import TypeVar
 
 import asyncpg
 import structlog
@@ -30,6 +32,7 @@ from ticker_actors.model.changes import (
     Unstorable,
 )
 from ticker_actors.model.database import Postgres
+from ticker_actors.model.retention import Cutoffs, Table
 from ticker_actors.store import owner as owners
 from ticker_actors.store import rows
 from ticker_actors.store.postgres_commit import (
@@ -48,6 +51,7 @@ from ticker_actors.store.postgres_link import (
     one_sentence,
     terminate,
 )
+from ticker_actors.store.postgres_prune import prune
 from ticker_actors.store.tables import (
     ORDERED_ATTEMPTS,
     StaleEpochError,
@@ -70,6 +74,8 @@ LEASE_LOOK_SECONDS = 0.5
 
 _CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Counts while the machine is suspended, as the database's clock does; macOS's other one does."""
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
@@ -382,17 +388,33 @@ class PostgresStore(Store):
 
     async def _rows(self, sql: str, *values: object) -> Sequence[rows.Row]:
         """Run a query, again if it must be: a read waits for the database as a commit does."""
+
+        async def fetch(connection: asyncpg.Connection) -> Sequence[rows.Row]:
+            try:
+                found: Sequence[rows.Row] = await self._link.call(connection.fetch, sql, *values)
+            except (asyncpg.DataError, ValueError):
+                return []  # a text that no row can hold, such as one with a NUL
+            return found
+
+        return await self._beside(fetch)
+
+    async def prune(self, table: Table, old: Cutoffs) -> dict[str, int]:
+        """Delete some of what is too old; empty when nothing is left.
+
+        On a reader's connection: it is no write of an account, and no commit waits for it. Should
+        one be lost, the next deletes what is left.
+        """
+        return await self._beside(partial(self._link.call, prune, table=table, old=old))
+
+    async def _beside(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
+        """Use a connection beside the writer's; another one, for as long as they are lost."""
         pause = FIRST_PAUSE
         async with self._reading:
             while True:
                 connection: asyncpg.Connection | None = None
                 try:
                     connection = self._idle.pop() if self._idle else await self._link.connect()
-                    found: Sequence[rows.Row] = await self._link.call(
-                        connection.fetch, sql, *values
-                    )
-                except (asyncpg.DataError, ValueError):
-                    found = []  # a text that no row can hold, such as one with a NUL
+                    found = await work(connection)
                 except LOST:
                     terminate(connection)
                     await trio.sleep(pause)
@@ -401,8 +423,7 @@ class PostgresStore(Store):
                 except BaseException:  # cancelled or not, it is raised again
                     terminate(connection)
                     raise
-                if connection is not None:
-                    self._idle.append(connection)
+                self._idle.append(connection)
                 return found
 
     async def due_deliveries(self, now: datetime, each: int) -> list[Delivery]:

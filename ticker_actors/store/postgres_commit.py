@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from ticker_actors.model.accounts import AccountState
 from ticker_actors.model.changes import Change, CommitAnswer, Committed, Key, KeyTaken
 from ticker_actors.model.events import Event
 from ticker_actors.store import rows
@@ -39,6 +40,9 @@ _FENCE = (
     "UPDATE accounts a SET "
     "epoch = CASE WHEN a.epoch = f.epoch AND a.session = f.session THEN a.epoch END, "
     "head_sequence = f.head_sequence, writes = a.writes + 1, "
+    "state = COALESCE(f.state, a.state), "
+    "state_reason = CASE WHEN f.state IS NULL THEN a.state_reason ELSE f.state_reason END, "
+    "accepted_missing = COALESCE(f.accepted_missing, a.accepted_missing), "
     f"lease_until = clock_timestamp() + interval '{LEASE_SECONDS} s' "
     "FROM json_populate_recordset(NULL::accounts, $json) f "
     "WHERE a.account_id = f.account_id RETURNING a.account_id"
@@ -74,6 +78,11 @@ class Fence(msgspec.Struct):
     session: int
     writes: int
     head_sequence: int
+    state: AccountState | None = None
+    """Written with this one transaction; not known otherwise."""
+    state_reason: str | None = None
+    accepted_missing: str | None = None
+    """JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,9 @@ def transaction(
             fence = replace(held[change.account_id])
             fence.writes += 1
             fences[change.account_id] = fence
+        if change.standing is not None:
+            fence.state, fence.state_reason = change.standing.state, change.standing.reason
+            fence.accepted_missing = msgspec.json.encode(change.standing.accepted).decode()
         told = numbered(change.events, fence.head_sequence)
         fence.head_sequence += len(told)
         made = [row for event in told for row in subscriptions.deliveries(event)]

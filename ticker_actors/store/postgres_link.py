@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any, TypeVar
 
 import asyncpg
@@ -65,60 +66,90 @@ _log = structlog.get_logger(__name__)
 class Link:
     """The way to one database."""
 
-    def __init__(self, address: Postgres, loop: trio_asyncio.TrioEventLoop) -> None:
+    def __init__(self, address: Postgres) -> None:
         self.address = address
-        self._loop = loop
+        self._loop: trio_asyncio.TrioEventLoop
+        self._connections: list[asyncpg.Connection] = []
+        self._ending, self._ended = trio.Event(), trio.Event()
+
+    @classmethod
+    async def start(cls, address: Postgres) -> "Link":
+        """Host a loop in a system task: until `close`, or until the whole Trio run ends."""
+        link, started = cls(address), trio.Event()
+        trio.lowlevel.spawn_system_task(link._host, started)
+        try:
+            await started.wait()
+        except BaseException:  # cancelled or not, it is raised again
+            link._ending.set()
+            raise
+        return link
 
     @classmethod
     @asynccontextmanager
     async def open(cls, address: Postgres) -> AsyncGenerator["Link", None]:
-        """A loop in a system task: what is raised in the block leaves it as it is, in no group."""
-        started, ending, ended = trio.Event(), trio.Event(), trio.Event()
-        loops: list[trio_asyncio.TrioEventLoop] = []
-
-        async def host() -> None:
-            try:
-                async with trio_asyncio.open_loop() as loop:
-                    loop.set_exception_handler(_log_asyncio)
-                    loops.append(loop)
-                    started.set()
-                    await ending.wait()
-            finally:
-                ended.set()
-
-        trio.lowlevel.spawn_system_task(host)
-        await started.wait()
+        """A link for a block: what is raised in it leaves it as it is, in no group."""
+        link = await cls.start(address)
         try:
-            yield cls(address, loops[0])
+            yield link
         finally:
-            ending.set()
-            with trio.CancelScope(shield=True):
-                await ended.wait()
+            await link.close()
 
-    async def call(self, function: Callable[..., Awaitable[T]], *arguments: object) -> T:
+    async def _host(self, started: trio.Event) -> None:
+        try:
+            async with trio_asyncio.open_loop() as loop:
+                loop.set_exception_handler(_log_asyncio)
+                self._loop = loop
+                started.set()
+                try:
+                    await self._ending.wait()
+                finally:  # also at the end of the run, when nobody closes anything
+                    for connection in self._connections:
+                        terminate(connection)
+        finally:
+            self._ended.set()
+
+    @property
+    def closed(self) -> bool:
+        """Whether its loop has ended, or is about to."""
+        return self._ending.is_set() or self._ended.is_set()
+
+    async def close(self) -> None:
+        """End the loop, and with it every connection."""
+        self._ending.set()
+        with trio.CancelScope(shield=True):
+            await self._ended.wait()
+
+    async def call(
+        self, function: Callable[..., Awaitable[T]], *arguments: object, **named: object
+    ) -> T:
         """Run one of asyncpg's functions on its loop. Raises `TooSlowError`."""
         with trio.fail_after(ANSWER_SECONDS):
-            answer: T = await self._loop.run_aio_coroutine(function(*arguments))
+            answer: T = await self._loop.run_aio_coroutine(function(*arguments, **named))
             return answer
 
     async def connect(self) -> asyncpg.Connection:
         """A new connection. Raises one of `REFUSED`."""
+        with trio.fail_after(CONNECT_SECONDS):
+            return await self._loop.run_aio_coroutine(self._connect())
+
+    async def _connect(self) -> asyncpg.Connection:
         address = self.address
         certificate = address.root_certificate
-        with trio.fail_after(CONNECT_SECONDS):
-            return await self._loop.run_aio_coroutine(
-                asyncpg.connect(
-                    None if certificate is None else f"postgresql://?sslrootcert={certificate}",
-                    host=address.host,
-                    port=address.port,
-                    user=address.user,
-                    password=address.password,
-                    database=address.database,
-                    ssl=address.tls,
-                    timeout=2 * CONNECT_SECONDS,  # ours comes first
-                    server_settings={**SESSION, "application_name": address.application_name},
-                )
-            )
+        connection = await asyncpg.connect(
+            None if certificate is None else f"postgresql://?sslrootcert={certificate}",
+            host=address.host,
+            port=address.port,
+            user=address.user,
+            password=address.password,
+            database=address.database,
+            ssl=address.tls,
+            timeout=2 * CONNECT_SECONDS,  # ours comes first
+            server_settings={**SESSION, "application_name": address.application_name},
+        )
+        # Kept here, so that none is dropped unclosed together with who used it.
+        self._connections = [held for held in self._connections if not held.is_closed()]
+        self._connections.append(connection)
+        return connection
 
 
 def _log_asyncio(_loop: object, context: dict[str, Any]) -> None:
@@ -139,14 +170,23 @@ def one_sentence(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
+def migrations() -> dict[int, Traversable]:
+    """The numbered files of the schema."""
+    folder = resources.files(__package__) / "migrations" / "postgres"
+    return {int(file.name.split("_", 1)[0]): file for file in folder.iterdir()}
+
+
 _MIGRATING = 7_461_993
 """Of the advisory lock: any number, as long as it stays the same."""
+_LEASED = "SELECT EXISTS (SELECT FROM accounts WHERE lease_until > clock_timestamp())"
 
 
-async def migrate(connection: asyncpg.Connection) -> None:
-    """Apply the numbered files that this database has not seen, each in its own transaction."""
-    folder = resources.files(__package__) / "migrations" / "postgres"
-    files = {int(file.name.split("_", 1)[0]): file for file in folder.iterdir()}
+async def migrate(connection: asyncpg.Connection, *, beside_services: bool = True) -> None:
+    """Apply the numbered files that this database has not seen, in one transaction.
+
+    With `beside_services=False` not while a service holds a lease, which runs on the older schema.
+    """
+    files = migrations()
     async with connection.transaction():
         await connection.execute(f"SELECT pg_advisory_xact_lock({_MIGRATING})")
         await connection.execute(
@@ -156,7 +196,9 @@ async def migrate(connection: asyncpg.Connection) -> None:
         done = {row["number"] for row in await connection.fetch("SELECT * FROM schema_migrations")}
         if done - files.keys():
             raise ValueError("it was made by a newer version")
-        for number, file in sorted(files.items()):
-            if number not in done:
-                await connection.execute(file.read_text())
-                await connection.execute("INSERT INTO schema_migrations VALUES ($1)", number)
+        new = sorted(files.keys() - done)
+        if new and done and not beside_services and await connection.fetchval(_LEASED):
+            raise ValueError("a service is running on its older schema: stop that first")
+        for number in new:
+            await connection.execute(files[number].read_text())
+            await connection.execute("INSERT INTO schema_migrations VALUES ($1)", number)

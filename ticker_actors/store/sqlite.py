@@ -5,13 +5,11 @@ process: SQLite has been seen to report a failed write once, and then to go on w
 misses it.
 """
 
-import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,20 @@ from ticker_actors.model.changes import (
     Unstorable,
     Webhook,
 )
+from ticker_actors.model.retention import Cutoffs, Table
 from ticker_actors.store import rows
+from ticker_actors.store.sqlite_file import (
+    check_version,
+    connect,
+    in_use,
+    insert,
+    migrate,
+    open_lock,
+    take_lock,
+    transaction,
+    upsert,
+)
+from ticker_actors.store.sqlite_prune import prune
 from ticker_actors.store.tables import (
     ORDERED_ATTEMPTS,
     StaleEpochError,
@@ -42,36 +53,25 @@ from ticker_actors.store.tables import (
     numbered,
 )
 
-BUSY_SECONDS = 1.0
-"""How long to wait for somebody else's lock (a backup, a shell) before saying so and going on."""
 LOCK_LOOK_SECONDS = 0.25
 """Between two looks of a standby: it is there soon after the first copy has ended."""
 READERS = 4
 """Connections for reading; each is a thread at work, and the machine has few cores."""
-OLDEST_SQLITE = (3, 37, 0)
-"""The first with STRICT tables."""
 
 _log = structlog.get_logger(__name__)
 
 
-def _insert(table: str, columns: Iterable[str]) -> str:
-    names = tuple(columns)
-    marks = ", ".join("?" * len(names))
-    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})"
-
-
-def _upsert(table: str, columns: Sequence[str], key: str, fixed: Iterable[str] = ()) -> str:
-    return _insert(table, columns) + rows.replacing(columns, key, fixed)
-
-
-_INSERT_KEY = _insert("idempotency_keys", Key.__struct_fields__) + " ON CONFLICT (key) DO NOTHING"
-_UPSERT_TASK = _upsert("order_tasks", rows.TASK, "task_id", rows.TASK_FIXED)
-_UPSERT_ATTEMPT = _upsert("task_attempts", rows.ATTEMPT, "task_id, send")
-_UPSERT_BATCH = _upsert("batches", rows.BATCH, "batch_id")
-_UPSERT_ORDER = _upsert("broker_orders", rows.ORDER, "account_id, order_id", rows.ORDER_FIXED)
-_INSERT_EVENT = _insert("order_events", rows.EVENT)
-_UPSERT_WEBHOOK = _upsert("webhooks", rows.WEBHOOK, "webhook_id")
-_INSERT_DELIVERY = _insert("webhook_deliveries", rows.OUTBOX)
+_INSERT_KEY = insert("idempotency_keys", Key.__struct_fields__) + " ON CONFLICT (key) DO NOTHING"
+_UPSERT_TASK = upsert("order_tasks", rows.TASK, "task_id", rows.TASK_FIXED)
+_UPSERT_ATTEMPT = upsert("task_attempts", rows.ATTEMPT, "task_id, send")
+_UPSERT_BATCH = upsert("batches", rows.BATCH, "batch_id")
+_UPSERT_ORDER = upsert("broker_orders", rows.ORDER, "account_id, order_id", rows.ORDER_FIXED)
+_SET_STANDING = (
+    "UPDATE accounts SET state = ?, state_reason = ?, accepted_missing = ? WHERE account_id = ?"
+)
+_INSERT_EVENT = insert("order_events", rows.EVENT)
+_UPSERT_WEBHOOK = upsert("webhooks", rows.WEBHOOK, "webhook_id")
+_INSERT_DELIVERY = insert("webhook_deliveries", rows.OUTBOX)
 _UPDATE_DELIVERY = (  # one that was given up meanwhile is not tried again
     "UPDATE webhook_deliveries SET attempts = ?2, updated_at = ?4, "
     "state = iif(state = 'pending' OR ?1 = 'succeeded', ?1, state), "
@@ -81,7 +81,7 @@ _GIVE_UP_DELIVERIES = (
     "UPDATE webhook_deliveries SET state = 'failed', next_at = NULL, updated_at = ? "
     "WHERE webhook_id = ? AND state = 'pending'"
 )
-_UPSERT_ATTEMPT_RESULT = _upsert("webhook_attempts", rows.ATTEMPT_RESULT, "delivery_id, attempt")
+_UPSERT_ATTEMPT_RESULT = upsert("webhook_attempts", rows.ATTEMPT_RESULT, "delivery_id, attempt")
 
 
 class SqliteStore(Store):
@@ -111,19 +111,16 @@ class SqliteStore(Store):
         `patient`: while it is in use by another process, wait. Raises `StoreError` when the file is
         in use, is no database, or cannot be written.
         """
-        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-            needed = ".".join(map(str, OLDEST_SQLITE))
-            message = f"SQLite {sqlite3.sqlite_version} is too old: {needed} or newer is needed."
-            raise StoreError(message)
+        check_version()
         async with _locked(path, patient=patient) as file:
             with ExitStack() as connections:
                 try:
-                    writer = connections.enter_context(closing(_connect(file)))
-                    _migrate(writer, file)
+                    writer = connections.enter_context(closing(connect(file)))
+                    migrate(writer, file)
                     installation = _installation(writer, now, chance)
                     # All of them now: later the process may have no file descriptor left.
                     readers = [
-                        connections.enter_context(closing(_connect(file, read_only=True)))
+                        connections.enter_context(closing(connect(file, read_only=True)))
                         for _ in range(READERS)
                     ]
                 except sqlite3.Error as error:
@@ -135,7 +132,7 @@ class SqliteStore(Store):
         """Become the account's writer: raise its epoch. The file's lock keeps others out."""
 
         def claim() -> None:
-            with closing(self._writer.cursor()) as cursor, _transaction(cursor):
+            with closing(self._writer.cursor()) as cursor, transaction(cursor):
                 cursor.execute(
                     "INSERT INTO accounts (account_id, owner, epoch) VALUES (?, ?, 1) "
                     "ON CONFLICT (account_id) DO UPDATE SET owner = excluded.owner, "
@@ -166,7 +163,7 @@ class SqliteStore(Store):
         return [answer for change in changes for answer in self._commit([change], now)]
 
     def _commit_together(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
-        with closing(self._writer.cursor()) as cursor, _transaction(cursor):
+        with closing(self._writer.cursor()) as cursor, transaction(cursor):
             answers = [self._write(cursor, change, now) for change in changes]
         self._subscriptions.note(changes, answers)
         return answers
@@ -177,6 +174,9 @@ class SqliteStore(Store):
             if cursor.rowcount == 0:
                 return KeyTaken(_key(cursor, change.key.key))
         head = self._take_sequences(cursor, change.account_id, len(change.events))
+        if change.standing is not None:
+            standing = (change.standing.state, change.standing.reason, change.standing.accepted)
+            cursor.execute(_SET_STANDING, (*map(rows.column, standing), change.account_id))
         cursor.executemany(_UPSERT_TASK, map(rows.of, change.tasks))
         cursor.executemany(_UPSERT_ATTEMPT, map(rows.of, change.attempts))
         cursor.executemany(_UPSERT_BATCH, map(rows.of, change.batches))
@@ -210,6 +210,10 @@ class SqliteStore(Store):
         if row is None:
             raise StaleEpochError(account_id)
         return int(row["head_sequence"])
+
+    async def prune(self, table: Table, old: Cutoffs) -> dict[str, int]:
+        """Delete some of what is too old, in a turn of the writer's; empty when nothing is left."""
+        return await trio.to_thread.run_sync(prune, self._writer, table, old, limiter=self._writing)
 
     async def _rows(self, sql: str, *values: object) -> list[dict[str, Any]]:
         def run() -> list[dict[str, Any]]:
@@ -245,33 +249,6 @@ class SqliteStore(Store):
         )
 
 
-@contextmanager
-def _transaction(cursor: sqlite3.Cursor) -> Iterator[None]:
-    """Commit the block, or nothing of it."""
-    _begin(cursor)
-    try:
-        yield
-        cursor.execute("COMMIT")
-    except BaseException:  # cancelled or not, it is raised again
-        if cursor.connection.in_transaction:
-            cursor.execute("ROLLBACK")
-        raise
-
-
-def _begin(cursor: sqlite3.Cursor) -> None:
-    """Take the write lock, however long somebody else holds it, unless the caller is cancelled."""
-    while True:
-        try:
-            cursor.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                raise
-            _log.warning("database locked by another program", waited_seconds=BUSY_SECONDS)
-            trio.from_thread.check_cancelled()  # else a stop would wait as long
-        else:
-            return
-
-
 def _key(cursor: sqlite3.Cursor, key: str) -> Key:
     cursor.execute("SELECT * FROM idempotency_keys WHERE key = ?", (key,))
     return rows.to(Key, cursor.fetchone())
@@ -279,86 +256,16 @@ def _key(cursor: sqlite3.Cursor, key: str) -> Key:
 
 @asynccontextmanager
 async def _locked(path: Path, *, patient: bool) -> AsyncGenerator[Path, None]:
-    """Hold the file for this process. The system lets go of it when the process dies."""
-    file, lock = _open_lock(path)
+    """Hold the file for this process; `patient` waits for it."""
+    file, lock = open_lock(path)
     try:
-        while not _lock(lock, file):
+        while not take_lock(lock, file):
             if not patient:
-                raise StoreError(f"The database file {file} is in use by another running service.")
+                raise in_use(file)
             await trio.sleep(LOCK_LOOK_SECONDS)
         yield file
     finally:
         os.close(lock)
-
-
-def _open_lock(path: Path) -> tuple[Path, int]:
-    """The file by its one true name, and its lock's descriptor."""
-    try:
-        path = path.resolve()  # one lock for one file, by whatever name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
-    except OSError as error:
-        message = f"The database file {path} cannot be used: {error.strerror}."
-        raise StoreError(message) from error
-    return path, lock
-
-
-def _lock(lock: int, path: Path) -> bool:
-    """Take the lock, or say that another process has it."""
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        message = f"The database file {path} cannot be locked: {error.strerror}."
-        raise StoreError(message) from error
-    return True
-
-
-def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    # Connections move between threads, but each is used by one at a time.
-    connection = sqlite3.connect(
-        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-    )
-    connection.row_factory = _row
-    try:
-        if read_only:
-            connection.execute("PRAGMA query_only = ON")
-        else:
-            _make_durable(connection, path)
-    except BaseException:  # cancelled or not, it is raised again
-        connection.close()
-        raise
-    return connection
-
-
-def _make_durable(connection: sqlite3.Connection, path: Path) -> None:
-    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone().values()
-    if mode != "wal":
-        message = f"The file system of {path} cannot share memory, which SQLite's WAL needs."
-        raise StoreError(message)
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA fullfsync = ON")  # macOS: an fsync that is one
-
-
-def _row(cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> dict[str, Any]:
-    return {column[0]: value for column, value in zip(cursor.description, values, strict=True)}
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Apply the numbered files that this database has not seen, each in its own transaction."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone().values()
-    (tables,) = connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone().values()
-    folder = resources.files(__package__) / "migrations" / "sqlite"
-    files = {int(file.name.split("_", 1)[0]): file for file in folder.iterdir()}
-    if version > max(files) or (tables and not version):
-        message = f"The database file {path} was made by another program or a newer version."
-        raise StoreError(message)
-    for number, file in sorted(files.items()):
-        if number > version:
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {file.read_text()} PRAGMA user_version = {number}; COMMIT;"
-            )
 
 
 def _installation(

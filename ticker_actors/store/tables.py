@@ -6,15 +6,16 @@ a parameter is compared before it is asked whether it is NULL, which tells Postg
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 
 import msgspec
 
 from ticker_actors.model import events as catalogue
 from ticker_actors.model import ids
+from ticker_actors.model.accounts import AccountState, Standing
 from ticker_actors.model.batches import Batch
-from ticker_actors.model.calendar import trading_day
+from ticker_actors.model.calendar import day_end, trading_day
 from ticker_actors.model.changes import (
     Attempt,
     Change,
@@ -28,6 +29,7 @@ from ticker_actors.model.changes import (
 )
 from ticker_actors.model.events import Event
 from ticker_actors.model.orders import OrderView
+from ticker_actors.model.retention import Cutoffs, Table
 from ticker_actors.model.tasks import OrderTask
 from ticker_actors.store import rows
 
@@ -69,9 +71,9 @@ class Store(ABC):
 
     async def recover(self, account_id: str, now: datetime) -> Recovered:
         """What is not finished of an account that was claimed."""
-        sql = "SELECT epoch, head_sequence FROM accounts WHERE account_id = $1"
-        (found,) = await self._rows(sql, account_id)
-        return await self._recover(account_id, found["epoch"], found["head_sequence"], now)
+        sql = "SELECT * FROM accounts WHERE account_id = $1"
+        (account,) = await self._rows(sql, account_id)
+        return await self._recover(account, now)
 
     @abstractmethod
     async def commit(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
@@ -86,6 +88,14 @@ class Store(ABC):
         """Deliveries whose time has come, oldest first, at most `each` of one subscription.
 
         For each order only its next one; only accounts that this process writes.
+        """
+
+    @abstractmethod
+    async def prune(self, table: Table, old: Cutoffs) -> Mapping[str, int]:
+        """Delete some of what is too old, in one short transaction beside the commits.
+
+        How many rows of which table: a task or batch takes its key along. Empty when nothing is
+        left. `retention.py` holds the rules.
         """
 
     @abstractmethod
@@ -195,8 +205,22 @@ class Store(ABC):
         )
         return msgspec.convert(found[0]["at"], datetime | None)
 
-    async def _recover(self, account_id: str, epoch: int, head: int, now: datetime) -> Recovered:
+    async def _recover(self, account: rows.Row, now: datetime) -> Recovered:
         """What a new owner needs. It has the epoch already, so nobody else changes these rows."""
+        account_id, today = account["account_id"], trading_day(now)
+        midnight = day_end(now) - timedelta(days=1)
+        modifications = await self._rows(
+            "SELECT order_id, SUM(sends) AS sends FROM order_tasks WHERE account_id = $1 "
+            "AND operation = 'modify_order' AND created_at >= $2 GROUP BY order_id",
+            account_id,
+            midnight,
+        )
+        (taken,) = await self._rows(
+            "SELECT COUNT(*) AS count FROM order_tasks WHERE account_id = $1 "
+            "AND operation = 'place_order' AND created_at >= $2",
+            account_id,
+            midnight,
+        )
         tasks = await self._all(
             OrderTask,
             "SELECT * FROM order_tasks WHERE account_id = $1 AND (phase NOT IN ('done', 'dead') OR "
@@ -214,7 +238,7 @@ class Store(ABC):
             "(SELECT task_id FROM order_tasks WHERE batch_id IN (SELECT batch_id FROM batches "
             "WHERE account_id = $1 AND completed_at IS NULL))) ORDER BY rowid",
             account_id,
-            trading_day(now),
+            today,
         )
         attempts = await self._all(
             Attempt,
@@ -224,8 +248,15 @@ class Store(ABC):
         )
         return Recovered(
             account_id=account_id,
-            epoch=epoch,
-            head_sequence=head,
+            epoch=account["epoch"],
+            head_sequence=account["head_sequence"],
+            standing=Standing(
+                AccountState(account["state"]),
+                account["state_reason"],
+                tuple(msgspec.json.decode(account["accepted_missing"])),
+            ),
+            modifications={row["order_id"]: int(row["sends"]) for row in modifications},
+            taken_today=taken["count"],
             tasks=tuple(tasks),
             batches=tuple(batches),
             orders=tuple(map(rows.to_order, orders)),
