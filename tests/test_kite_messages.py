@@ -6,19 +6,8 @@ from typing import Any
 import pytest
 
 from ticker_actors.brokers.kite.messages import Garbled, Notice, read
+from ticker_actors.brokers.kite.opening import read_order
 from ticker_actors.model.orders import BrokerOrder
-
-wire_rows = pytest.importorskip(
-    "ticker_actors.exchange.wire_rows", reason="the row reader comes with the REST adapter"
-)
-
-
-def read_order(data: object) -> BrokerOrder | str:
-    """One row, as the adapter reads it."""
-    found = wire_rows.row(data, BrokerOrder)
-    order: BrokerOrder | None = found.value
-    return str(found.bad[0].problem) if order is None else order
-
 
 # https://kite.trade/docs/connect/v3/postbacks/ in its WebSocket form: the checksum is empty.
 COMPLETE = """

@@ -371,9 +371,8 @@ async def test_load_pending_is_what_waits(store: TaskStore) -> None:
 def ledger() -> Ledger:
     """The ledger of a service that starts."""
     limits = Limits(per_second=0, per_minute=0, per_day=0)
-    return Ledger(
-        "primary", "ABC", 120.0, limits, Random(1).getrandbits, RiskLimits(max_quantity=1_000)
-    )
+    risk = RiskLimits(max_quantity=1_000)
+    return Ledger("primary", "ABC", 120.0, limits, Random(1).getrandbits, risk)
 
 
 CANCEL = {"order_id": "o1", "variety": "regular"}

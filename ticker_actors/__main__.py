@@ -14,6 +14,7 @@ import trio
 from ticker_actors import log
 from ticker_actors.account_settings import AccountSettings
 from ticker_actors.exchange.file import PaperFileUnusable
+from ticker_actors.login import LoginError, caught, login
 from ticker_actors.mailbox import Stopped
 from ticker_actors.service import Address, StartError, serve
 from ticker_actors.settings import Settings, SettingsError, load, load_accounts
@@ -21,6 +22,16 @@ from ticker_actors.store.tables import StaleEpochError, StoreError
 from ticker_actors.upkeep import cleanup, migrate
 
 OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "--account": {
+        "help": "which account, where several are at Kite",
+        "dest": "login_account",
+        "metavar": "ID",
+    },
+    "--listen": {
+        "help": "catch the redirect that follows the login on this port of 127.0.0.1",
+        "dest": "login_port",
+        "metavar": "PORT",
+    },
     "--days": {
         "help": "keep what ended in the last N days (TASK_RETENTION_DAYS)",
         "dest": "task_retention_days",
@@ -94,7 +105,7 @@ def _run(command: Command, settings: Settings) -> int:
     complaint, code = "", 0
     try:
         trio.run(command.run, settings, strict_exception_groups=True)
-    except* (StartError, StoreError, StaleEpochError, PaperFileUnusable) as group:
+    except* (StartError, StoreError, StaleEpochError, PaperFileUnusable, LoginError) as group:
         complaint, code = str(next(_leaves(group))), 1
     except* SettingsError as group:
         complaint, code = str(next(_leaves(group))), 2
@@ -131,7 +142,20 @@ async def _cleanup(settings: Settings) -> None:
         print(f"{count:>10}  {table}")
 
 
+async def _login(settings: Settings) -> None:
+    async def request_token(url: str) -> str:
+        if settings.login_port is not None:
+            return await caught(url, settings.login_port, print)
+        print(f"Open this page and log in:\n\n{url}\n")
+        print("Then paste the address that it leads to, or the request token in it:", flush=True)
+        return await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+
+    accounts = load_accounts(settings, os.environ)
+    print(await login(accounts, settings.login_account, request_token, lambda: datetime.now(UTC)))
+
+
 COMMANDS: Mapping[str, Command] = {
+    "login": Command("log an account in at Kite, once a day", ("--account", "--listen"), _login),
     "serve": Command("run the service", SERVING, _serve),
     "migrate": Command("make the tables, or bring them up to date", ("--database-url",), _migrate),
     "cleanup": Command(

@@ -73,6 +73,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     paper_seed: int = 1
     """Of the documented price walk."""
 
+    login_account: str | None = None
+    """For `ticker-actors login`: which account, where several are at Kite."""
+    login_port: Annotated[int, Meta(ge=1, le=65_535)] | None = None
+    """For `ticker-actors login`: where on loopback the redirect is caught. Default: not at all."""
+
     max_order_quantity: _Positive = 1_000_000
     """Units of one order: a slip of three zeros should not reach the exchange."""
     max_order_value: Annotated[float, Meta(gt=0)] | None = None

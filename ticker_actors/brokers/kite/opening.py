@@ -1,9 +1,11 @@
 """One account at Kite, put together: its calls, its ticker, and the login of the day."""
 
+import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, closing
 from datetime import datetime
 
+import certifi
 import structlog
 import trio
 
@@ -35,7 +37,8 @@ async def open_kite(
     root, file = Root.parse(at.root_url), TokenFile(at.token_file)
     session = Session(at.api_key, file.read(now()) or at.access_token)
     ticker = TickerUrl.parse(at.ticker_url)
-    feed = KiteFeed(account_id, ticker, session, read_order, chance, tls_dial())
+    trusted = ssl.create_default_context(cafile=certifi.where())
+    feed = KiteFeed(account_id, ticker, session, read_order, chance, tls_dial(trusted))
     with closing(HttpClient(root)) as http:
         login = Login(account_id, at, session, root, http, file, now)
         broker = KiteBroker(root, http, session, feed, login)
