@@ -298,10 +298,13 @@ class PostgresStore(Store):
     async def _commit_together(
         self, changes: Sequence[Change], now: datetime
     ) -> list[CommitAnswer]:
+        taken: dict[str, Key] = {}
+        in_doubt = False  # most keys are new: to ask first would cost each commit a round trip
         while True:
             statement: Transaction | None = None
             try:
-                taken = await self._taken_keys(changes)
+                if in_doubt:
+                    taken = await self._taken_keys(changes)
                 statement = transaction(
                     changes,
                     taken=taken,
@@ -310,6 +313,11 @@ class PostgresStore(Store):
                     now=now,
                 )
                 await self._run(statement)
+            except asyncpg.UniqueViolationError:
+                if in_doubt:
+                    raise
+                in_doubt = True
+                continue
             except BAD_ROW:
                 raise
             except LOST as error:
@@ -343,7 +351,6 @@ class PostgresStore(Store):
         keys = [change.key.key for change in changes if change.key is not None]
         if not keys:
             return {}
-        # A key that appears meanwhile, by another process, is a bad row: it comes back here alone.
         sql = "SELECT * FROM idempotency_keys WHERE key = ANY($1)"
         found = await self._link.call(self._writer.fetch, sql, keys)
         return {row["key"]: rows.to(Key, row) for row in found}
