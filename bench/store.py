@@ -275,7 +275,7 @@ def row(waiters: int, systems: list[Callable[[], Measured]]) -> str:
     return f"| {waiters} | {' | '.join((*cells, *ratios))} |"
 
 
-def conditions(server: Server) -> str:
+def machine(server: Server) -> str:
     """On what the numbers were taken."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
@@ -286,7 +286,7 @@ def conditions(server: Server) -> str:
         f"commit {commit}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; {os.cpu_count()} cores of "
         f"{platform.machine()}, load {load} before; Python {platform.python_version()}, "
         f"PostgreSQL {version} on a Unix socket, fsync on, synchronous_commit on; "
-        f"SQLite WAL, synchronous FULL; medians of {ROUNDS} rounds of {SECONDS} s each"
+        "SQLite WAL, synchronous FULL"
     )
 
 
@@ -311,7 +311,7 @@ def main() -> None:
         return asyncio.run(one_by_one(url, waiters))
 
     try:
-        print(conditions(server), end="\n\n")
+        print(f"{machine(server)}; medians of {ROUNDS} rounds of {SECONDS} s each\n")
         print("| waiters | pool of 10 | SQLite | PostgreSQL | SQLite : pool | PostgreSQL : pool |")
         print("|---|---|---|---|---|---|")
         for waiters in WAITERS:
