@@ -382,6 +382,9 @@ class PostgresStore(Store):
                     self._idle.append(connection)
                 return found
 
+    def _as_json(self, table: str, columns: Sequence[str]) -> str:  # noqa: ARG002  # all of them
+        return f"row_to_json({table})"
+
     async def due_deliveries(self, now: datetime, each: int) -> list[Delivery]:
         """Deliveries whose time has come, oldest first, at most `each` of one subscription.
 

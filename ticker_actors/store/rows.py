@@ -77,7 +77,8 @@ TASK_FIXED = ("idempotency_key", "operation", "params", "created_at", "account_i
 ORDER_FIXED = ("trading_day",)
 """The day of first sight."""
 
-_JSON_COLUMNS = frozenset({"params", "result", "task_ids", "answer", "events", "data"})
+JSON_COLUMNS = frozenset({"params", "result", "task_ids", "answer", "events", "data"})
+"""Whose values are JSON themselves."""
 
 
 def replacing(columns: Iterable[str], key: str, fixed: Iterable[str] = ()) -> str:
@@ -138,7 +139,7 @@ def of_result(result: DeliveryResult, now: datetime) -> DeliveryUpdate:
 def to(kind: type[S], row: Row) -> S:
     """The struct that a row of its columns holds."""
     fields = {
-        name: msgspec.json.decode(value) if name in _JSON_COLUMNS and value is not None else value
+        name: msgspec.json.decode(value) if name in JSON_COLUMNS and value is not None else value
         for name, value in row.items()
         if name in kind.__struct_fields__
     }
@@ -147,13 +148,18 @@ def to(kind: type[S], row: Row) -> S:
 
 def to_order(row: Row) -> OrderView:
     """The order that a row of `broker_orders` holds."""
+    return to_view(to(Order, row))
+
+
+def to_view(row: Order) -> OrderView:
+    """The order that a row holds."""
     return OrderView(
-        account_id=row["account_id"],
-        order=msgspec.json.decode(row["data"], type=BrokerOrder),
-        task_id=row["task_id"],
-        tag=row["tag"],
-        version=row["version"],
-        trading_day=msgspec.convert(row["trading_day"], date),
+        account_id=row.account_id,
+        order=row.data,
+        task_id=row.task_id or "",
+        tag=row.tag,
+        version=row.version,
+        trading_day=row.trading_day,
     )
 
 
