@@ -44,8 +44,9 @@ TASKS = 100_000
 UNKNOWN = TASKS // 10
 PIECE = 1_000
 """Tasks in one transaction of the filling."""
-CASES = ("waiting",)
-"""What the others are: tasks that wait for their next try, or done with their orders open."""
+CASES = ("none", "waiting")
+"""What the others are: tasks that wait for their next try, or done with their orders open. And, for
+comparison, a start with nothing to recover at all."""
 AIM_SECONDS = 5.0
 PATIENCE_SECONDS = 120.0
 """For one start, up to the lookup of all unknown orders."""
@@ -68,6 +69,8 @@ class Measured(NamedTuple):
 
     seconds: float
     """From the start of the process to the first 202."""
+    worked: float
+    """Seconds of processor time that it had used by then: what a busy machine does not stretch."""
     megabytes: float
     """Resident, at that moment."""
     looked_up: float
@@ -183,11 +186,10 @@ async def fill(opening: AbstractAsyncContextManager[Store], case: str, book: Pat
         await store.take_over(PRIMARY, "a process that is gone", now)
         filling = Filling(store.installation.tag, now)
         others = filling.waiting if case == "waiting" else filling.resting
-        for number in range(0, TASKS, PIECE):
+        for number in range(0, 0 if case == "none" else TASKS, PIECE):
             change = filling.unknown() if number < UNKNOWN else others()
-            (answer,) = await store.commit([change], now)
-            if not isinstance(answer, Committed):
-                raise AssertionError(answer)
+            if not isinstance((await store.commit([change], now))[0], Committed):
+                raise AssertionError
     await trio.Path(book).write_bytes(msgspec.json.encode(filling.book))
 
 
@@ -227,8 +229,8 @@ def serve_book(book: Path) -> None:
     trio.run(partial(serve, settings, brokers={PRIMARY: BookBroker(book)}))
 
 
-def measure(url: str, book: Path) -> Measured:
-    """Start it and submit an order at once; go on with that until all is looked up."""
+def measure(url: str, book: Path, unknown: int) -> Measured:
+    """Start it and submit an order at once; go on until so many unknown orders are found."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -239,13 +241,13 @@ def measure(url: str, book: Path) -> Measured:
     )
     try:
         submit(port)
-        seconds, megabytes = time.perf_counter() - began, memory(process.pid)
-        slowest = 0.0
-        while looked_up(port) < UNKNOWN // 2:
+        seconds = time.perf_counter() - began
+        worked, megabytes, slowest = processor(process.pid), memory(process.pid), 0.0
+        while looked_up(port) < unknown:
             slowest = max(slowest, submit(port))
             time.sleep(BETWEEN_SECONDS)
         until = time.perf_counter() - began
-        return Measured(seconds, megabytes, until, memory(process.pid), slowest)
+        return Measured(seconds, worked, megabytes, until, memory(process.pid), slowest)
     finally:
         process.kill()
         process.wait()
@@ -295,14 +297,23 @@ def memory(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+def processor(pid: int) -> float:
+    """Seconds of processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     """Fill, measure and print."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     server, chance = Server(), secrets.randbits
     try:
         print(f"{machine(server)}; {TASKS:,} tasks, {UNKNOWN:,} of them sent and unknown\n")
-        print("| the others | store | first 202 | then | all looked up | then | slowest 202 |")
-        print("|---|---|---|---|---|---|---|")
+        print(
+            "| the others | store | first 202 | processor time | memory | all looked up | memory "
+            "| slowest 202 |"
+        )
+        print("|---|---|---|---|---|---|---|---|")
         for case in CASES:
             for store in ("SQLite", "PostgreSQL"):
                 with tempfile.TemporaryDirectory(dir=".") as folder:
@@ -317,9 +328,10 @@ def main() -> None:
                         address = database.postgres(url)
                         opening = PostgresStore.open(address, now=now, chance=chance)
                         trio.run(fill, opening, case, book)
-                    found = measure(url, book)
+                    found = measure(url, book, 0 if case == "none" else UNKNOWN // 2)
                 print(
-                    f"| {case} | {store} | {found.seconds:.1f} s | {found.megabytes:.0f} MB | "
+                    f"| {case} | {store} | {found.seconds:.1f} s | {found.worked:.1f} s "
+                    f"| {found.megabytes:.0f} MB | "
                     f"{found.looked_up:.1f} s | {found.megabytes_then:.0f} MB | "
                     f"{found.slowest:.1f} s |",
                     flush=True,

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from functools import partial
@@ -260,7 +260,7 @@ def ratio(ours: list[Measured], theirs: list[Measured]) -> str:
     return f"{statistics.median(found):.1f} ({min(found):.1f} to {max(found):.1f})"
 
 
-def row(waiters: int, systems: list[Callable[[], Measured]]) -> str:
+def row(waiters: int, systems: Sequence[Callable[[], Measured]]) -> str:
     """One line of the table: measures all systems in every round. The first is the peer."""
     found: list[list[Measured]] = [[] for _ in systems]
     for number in range(ROUNDS):

@@ -24,7 +24,7 @@ from ticker_actors.model.events import Event
 
 MAILBOX_SIZE = 1000
 """Changes that may wait; a sender beyond that waits for room, which slows the intake."""
-MOST_CHANGES = 64
+MOST_CHANGES = 100
 """In one transaction: beyond that each costs as much as in a group of its own, and the first ones
 would wait for the last, while a smaller group is written as the next one gathers."""
 

@@ -85,7 +85,9 @@ class Store(ABC):
     async def _all(self, kind: type[rows.S], sql: str, *values: object) -> list[rows.S]:
         return [rows.to(kind, row) for row in await self._rows(sql, *values)]
 
-    async def _many(self, kind: type[rows.S], table: str, which: str, *values: object) -> list[rows.S]:
+    async def _many(
+        self, kind: type[rows.S], table: str, which: str, *values: object
+    ) -> list[rows.S]:
         """The rows of a table, `which` being the rest of the query.
 
         For a hundred thousand: one text a row, made by the database and decoded without a step in
