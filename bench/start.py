@@ -14,10 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,15 +25,12 @@ import trio
 
 from bench.store import machine
 from tests.postgres import Server
-from ticker_actors import log
 from ticker_actors.model import database, ids, tags
 from ticker_actors.model.calendar import trading_day
 from ticker_actors.model.changes import Attempt, Change, Committed
-from ticker_actors.model.orders import BrokerOrder, OrderChanges, OrderView, PlaceOrder
-from ticker_actors.model.outcomes import FeedBack, FeedItem, OrderBook, Unknown
+from ticker_actors.model.orders import BrokerOrder, OrderView
 from ticker_actors.model.tasks import OrderTask, Phase, TaskStatus
-from ticker_actors.service import PRIMARY, serve
-from ticker_actors.settings import load
+from ticker_actors.service import PRIMARY
 from ticker_actors.store.postgres import PostgresStore
 from ticker_actors.store.sqlite import SqliteStore
 from ticker_actors.store.tables import Store
@@ -44,7 +39,7 @@ TASKS = 100_000
 UNKNOWN = TASKS // 10
 PIECE = 1_000
 """Tasks in one transaction of the filling."""
-CASES = ("none", "waiting")
+CASES = ("none", "waiting", "resting")
 """What the others are: tasks that wait for their next try, or done with their orders open. And, for
 comparison, a start with nothing to recover at all."""
 AIM_SECONDS = 5.0
@@ -188,45 +183,10 @@ async def fill(opening: AbstractAsyncContextManager[Store], case: str, book: Pat
         others = filling.waiting if case == "waiting" else filling.resting
         for number in range(0, 0 if case == "none" else TASKS, PIECE):
             change = filling.unknown() if number < UNKNOWN else others()
-            if not isinstance((await store.commit([change], now))[0], Committed):
-                raise AssertionError
+            answers = await store.commit([change], now)
+            if not all(isinstance(answer, Committed) for answer in answers):
+                raise AssertionError(answers)
     await trio.Path(book).write_bytes(msgspec.json.encode(filling.book))
-
-
-class BookBroker:
-    """A broker that shows the book in a file, and says of no call what became of it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = trio.Path(path)
-
-    async def place(self, order: PlaceOrder, tag: str) -> Unknown:  # noqa: ARG002  # of a port
-        """Nobody knows."""
-        return Unknown("Nobody knows.")
-
-    async def modify(self, order_id: str, variety: str, changes: OrderChanges) -> Unknown:  # noqa: ARG002  # of a port
-        """Nobody knows."""
-        return Unknown("Nobody knows.")
-
-    async def cancel(self, order_id: str, variety: str) -> Unknown:  # noqa: ARG002  # of a port
-        """Nobody knows."""
-        return Unknown("Nobody knows.")
-
-    async def orders(self) -> OrderBook:
-        """The book, decoded anew each time, as a broker's answer is."""
-        text = await self._path.read_bytes()
-        return OrderBook(msgspec.json.decode(text, type=tuple[BrokerOrder, ...]))
-
-    async def updates(self) -> AsyncIterator[FeedItem]:
-        """A feed that is there, and silent."""
-        yield FeedBack()
-        await trio.sleep_forever()
-
-
-def serve_book(book: Path) -> None:
-    """What the started process runs: the service, on that broker."""
-    settings = load(os.environ)
-    log.configure(settings.log_level, settings.log_format)
-    trio.run(partial(serve, settings, brokers={PRIMARY: BookBroker(book)}))
 
 
 def measure(url: str, book: Path, unknown: int) -> Measured:
@@ -237,7 +197,7 @@ def measure(url: str, book: Path, unknown: int) -> Measured:
     variables = {"DATABASE_URL": url, "PORT": str(port), "LOG_LEVEL": "warning"}
     began = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.start", str(book)], env={**os.environ, **variables}
+        [sys.executable, "-m", "bench.book_service", str(book)], env={**os.environ, **variables}
     )
     try:
         submit(port)
@@ -342,7 +302,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        serve_book(Path(sys.argv[1]))
-    else:
-        main()
+    main()

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -668,6 +669,7 @@ def day_end(now: datetime) -> datetime:
     return _end(trading_day(now))
 
 
+@lru_cache(maxsize=8)
 def _end(day: date) -> datetime:
     """When a trading day is over, in UTC."""
     return datetime.combine(day + timedelta(days=1), time(), IST).astimezone(UTC)

@@ -88,21 +88,28 @@ def replacing(columns: Iterable[str], key: str, fixed: Iterable[str] = ()) -> st
     return f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
 
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+"""Most values are of these; a `match` would look through all its cases for them."""
+
+
 def column(value: object) -> object:
     """A field's value as SQLite stores it."""
+    if type(value) in _PLAIN:
+        return value
     match value:
         case datetime():
-            return iso(value)
+            value = iso(value)
         case date():
-            return value.isoformat()
+            value = value.isoformat()
         case msgspec.Raw():
-            return bytes(value).decode()
+            value = bytes(value).decode()
         case dict() | tuple() | list() | msgspec.Struct():
-            return msgspec.json.encode(value).decode()
+            value = msgspec.json.encode(value).decode()
         case str():
-            return str(value)  # an enum's plain value
+            value = str(value)  # an enum's plain value
         case _:
-            return value
+            pass
+    return value
 
 
 def of(struct: msgspec.Struct, columns: Iterable[str] | None = None) -> tuple[Any, ...]:

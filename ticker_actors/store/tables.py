@@ -200,12 +200,18 @@ class Store(ABC):
 
     async def _recover(self, account_id: str, epoch: int, head: int, now: datetime) -> Recovered:
         """What a new owner needs. It has the epoch already, so nobody else changes these rows."""
-        tasks = await self._many(
+        # Two questions, for each has its index: the finished tasks of a year are in neither.
+        unfinished = await self._many(
             OrderTask,
             "order_tasks",
-            "WHERE account_id = $1 AND (phase NOT IN ('done', 'dead') OR "
-            "batch_id IN (SELECT batch_id FROM batches WHERE account_id = $1 "
-            "AND completed_at IS NULL)) ORDER BY created_at, rowid",
+            "WHERE account_id = $1 AND phase NOT IN ('done', 'dead') ORDER BY rowid",
+            account_id,
+        )
+        legs = await self._many(
+            OrderTask,
+            "order_tasks",
+            "WHERE batch_id IN (SELECT batch_id FROM batches WHERE account_id = $1 "
+            "AND completed_at IS NULL) AND phase IN ('done', 'dead') ORDER BY rowid",
             account_id,
         )
         batches = await self._many(
@@ -231,7 +237,7 @@ class Store(ABC):
             account_id=account_id,
             epoch=epoch,
             head_sequence=head,
-            tasks=tuple(tasks),
+            tasks=tuple(sorted((*unfinished, *legs), key=lambda task: task.created_at)),
             batches=tuple(batches),
             orders=tuple(map(rows.to_view, orders)),
             attempts=tuple(attempts),
