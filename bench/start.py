@@ -1,6 +1,6 @@
 """How soon a start with 100 000 unfinished tasks acknowledges a new order, and its memory.
 
-`python -m bench.start` runs for some three minutes and prints a table. For each case and store it
+`python -m bench.start` runs for about two minutes and prints a table. For each case and store it
 fills a fresh database, starts the service as a process of its own, and measures from there to the
 first 202. The broker is a book in a file: the paper exchange would have work of its own with so
 many orders. Of every two orders that were sent and are unknown, one is in the book.
