@@ -1,6 +1,6 @@
 """Durable tasks a second: group commit on each store, beside a pool that saves one by one.
 
-`python -m bench.store` starts what it needs, runs for about two minutes and prints a table. All three
+`python -m bench.store` starts what it needs, runs for two minutes and prints a table. All three
 write the rows of a real task: its key, the task, the attempt that is sent, the account's row, an
 event and a webhook delivery. They take turns on the same disk, in rounds. The machine may be busy
 with other things, so what counts is the ratio within a round, and of the rounds the median.
