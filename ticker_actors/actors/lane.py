@@ -60,6 +60,8 @@ SETTLE_READS = (0.5, 1.0, 2.0, 4.0)
 """Seconds after its reply when an order is looked for: Kite pushes nothing for a resting one."""
 LEG_SETTLE_READS = (0.05, 0.2, *SETTLE_READS)
 """The same for a leg, on which a whole batch waits."""
+ROWS_AT_ONCE = 200
+"""Rows of a book that are looked at in one go, for one transaction: others wait meanwhile."""
 GATE_READ = 1.0
 GOAL_READ = 0.5
 FEED_DOWN_READ = 2.0
@@ -119,19 +121,23 @@ class Lane:
         self._waits: set[trio.CancelScope] = set()
         self._recalling = trio.Lock()
 
-    async def start(self, found: Recovered, nursery: trio.Nursery) -> None:
+    def start(self, found: Recovered, nursery: trio.Nursery) -> None:
         """Go on with what a dead process left, then begin to serve."""
         self._nursery = nursery
-        for task in found.tasks:
-            self._not_before(task.updated_at)
-        draft = Draft()
-        self.ledger.recover(draft, found, self.now())
-        if draft:
+        if found.tasks:
+            self._not_before(max(task.updated_at for task in found.tasks))
             _log.info("recovering", account_id=self.account_id, unfinished=len(found.tasks))
-        await self.carry_out(draft)
-        nursery.start_soon(self._keep_reading)
-        nursery.start_soon(self._keep_sending)
-        nursery.start_soon(self._listen)
+        self.ledger.recover(found, self.now())
+        nursery.start_soon(self._resume)
+
+    async def _resume(self) -> None:
+        """Write down what the recovery changes, while new orders are taken; then read and send."""
+        draft = Draft()
+        while not self.ledger.stopping and self.ledger.resume(draft, self.now()):
+            await self.carry_out(draft)
+            draft = Draft()
+        for work in (self._keep_reading, self._keep_sending, self._listen):
+            self._nursery.start_soon(work)
 
     def now(self) -> Moment:
         """Now, on both clocks.
@@ -360,6 +366,13 @@ class Lane:
             self._last_error = book.message
             return
         self._last_error = None
+        for start in range(0, len(book.orders), ROWS_AT_ONCE):
+            draft, now = Draft(), self.now()
+            for row in book.orders[start : start + ROWS_AT_ONCE]:
+                self.ledger.sight(draft, row, "book", now)
+            self.ledger.advance(draft, now)
+            await self.carry_out(draft)
+            await trio.lowlevel.checkpoint()
         draft = Draft()
         if self.ledger.read(draft, book.orders, began, self.now()):
             self._last_valid = trio.current_time()

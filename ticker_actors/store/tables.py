@@ -101,8 +101,25 @@ class Store(ABC):
     async def _rows(self, sql: str, *values: object) -> Sequence[rows.Row]:
         """Run a query on a reader's connection."""
 
+    @abstractmethod
+    def _as_json(self, table: str, columns: Sequence[str]) -> str:
+        """The expression that makes one JSON text of a table's row, with at least these columns."""
+
     async def _all(self, kind: type[rows.S], sql: str, *values: object) -> list[rows.S]:
         return [rows.to(kind, row) for row in await self._rows(sql, *values)]
+
+    async def _many(
+        self, kind: type[rows.S], table: str, which: str, *values: object
+    ) -> list[rows.S]:
+        """The rows of a table, `which` being the rest of the query.
+
+        For a hundred thousand: one text a row, made by the database and decoded without a step in
+        between, takes a third of the time of as many columns.
+        """
+        row = self._as_json(table, kind.__struct_fields__)
+        found = await self._rows(f"SELECT {row} AS row FROM {table} {which}", *values)
+        decoder = msgspec.json.Decoder(kind, strict=False)
+        return [decoder.decode(text["row"]) for text in found]
 
     async def task(self, task_id: str) -> OrderTask | None:
         """One task, or None."""
@@ -206,28 +223,36 @@ class Store(ABC):
 
     async def _recover(self, account_id: str, epoch: int, head: int, now: datetime) -> Recovered:
         """What a new owner needs. It has the epoch already, so nobody else changes these rows."""
-        tasks = await self._all(
+        # Two questions, for each has its index: the finished tasks of a year are in neither.
+        unfinished = await self._many(
             OrderTask,
-            "SELECT * FROM order_tasks WHERE account_id = $1 AND (phase NOT IN ('done', 'dead') OR "
-            "batch_id IN (SELECT batch_id FROM batches WHERE account_id = $1 "
-            "AND completed_at IS NULL)) ORDER BY created_at, rowid",
+            "order_tasks",
+            "WHERE account_id = $1 AND phase NOT IN ('done', 'dead') ORDER BY rowid",
             account_id,
         )
-        batches = await self._all(
-            Batch,
-            "SELECT * FROM batches WHERE account_id = $1 AND completed_at IS NULL",
+        legs = await self._many(
+            OrderTask,
+            "order_tasks",
+            "WHERE batch_id IN (SELECT batch_id FROM batches WHERE account_id = $1 "
+            "AND completed_at IS NULL) AND phase IN ('done', 'dead') ORDER BY rowid",
             account_id,
         )
-        orders = await self._rows(
-            "SELECT * FROM broker_orders WHERE account_id = $1 AND (trading_day = $2 OR task_id IN "
+        batches = await self._many(
+            Batch, "batches", "WHERE account_id = $1 AND completed_at IS NULL", account_id
+        )
+        orders = await self._many(
+            rows.Order,
+            "broker_orders",
+            "WHERE account_id = $1 AND (trading_day = $2 OR task_id IN "
             "(SELECT task_id FROM order_tasks WHERE batch_id IN (SELECT batch_id FROM batches "
             "WHERE account_id = $1 AND completed_at IS NULL))) ORDER BY rowid",
             account_id,
             trading_day(now),
         )
-        attempts = await self._all(
+        attempts = await self._many(
             Attempt,
-            "SELECT * FROM task_attempts WHERE account_id = $1 AND sent_at > $2 ORDER BY sent_at",
+            "task_attempts",
+            "WHERE account_id = $1 AND sent_at > $2 ORDER BY sent_at",
             account_id,
             now - timedelta(days=1),
         )
@@ -235,9 +260,9 @@ class Store(ABC):
             account_id=account_id,
             epoch=epoch,
             head_sequence=head,
-            tasks=tuple(tasks),
+            tasks=tuple(sorted((*unfinished, *legs), key=lambda task: task.created_at)),
             batches=tuple(batches),
-            orders=tuple(map(rows.to_order, orders)),
+            orders=tuple(map(rows.to_view, orders)),
             attempts=tuple(attempts),
         )
 
