@@ -3,7 +3,6 @@
 # ruff: noqa: ASYNC220, ASYNC221  # the server goes on while a test blocks for a moment
 
 import asyncio
-import os
 import signal
 import subprocess
 import threading
@@ -226,15 +225,6 @@ def sessions(place: PostgresPlace) -> int:
     """How often the store has connected anew."""
     ((count,),) = place.execute("SELECT session FROM accounts")
     return int(count)
-
-
-@pytest.fixture
-def own_server(request: pytest.FixtureRequest) -> Server:
-    """The server, when it is ours to stop."""
-    if os.environ.get("TEST_DATABASE_URL"):
-        pytest.skip("a server of somebody else's is not stopped")
-    server: Server = request.getfixturevalue("postgres_server")
-    return server
 
 
 @pytest.mark.slow
