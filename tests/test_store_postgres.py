@@ -6,7 +6,7 @@ import asyncio
 import signal
 import subprocess
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -30,7 +30,7 @@ from tests.stores import (
     webhook,
 )
 from ticker_actors.model import database
-from ticker_actors.model.changes import Attempt, Committed, Key, KeyTaken
+from ticker_actors.model.changes import Attempt, Change, Committed, Key, KeyTaken
 from ticker_actors.model.tasks import Phase, Reason, TaskStatus
 from ticker_actors.store import owner as owners
 from ticker_actors.store import postgres, postgres_link
@@ -161,6 +161,32 @@ async def test_a_used_key_alone_writes_nothing(store: PostgresStore, place: Post
     await commit(store, change(task(), key=key))
     assert await commit(store, change(task(2), key=key)) == [KeyTaken]
     assert place.execute("SELECT writes FROM accounts") == [(1,)]
+
+
+async def test_a_key_that_another_copy_uses_meanwhile_is_a_used_key(
+    store: PostgresStore, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it is used between the look and the commit: no bad row, and nobody waits."""
+    theirs = Key("k", "theirs", "task", "task_2", "second")
+    looks = []
+    async with place.open() as other:
+        await other.claim("second", ME)
+        look = store._taken_keys
+
+        async def look_too_soon(changes: Sequence[Change]) -> dict[str, Key]:
+            found = await look(changes)
+            if not looks:
+                await other.commit([Change(account_id="second", tasks=(task(2),), key=theirs)], AT)
+            looks.append(found)
+            return found
+
+        monkeypatch.setattr(store, "_taken_keys", look_too_soon)
+        ours = replace(theirs, request_hash="ours", id="task_1", account_id="primary")
+        answers = await store.commit([change(task(1), key=ours), change(task(3))], AT)
+    assert looks == [{}, {"k": theirs}]
+    assert answers == [KeyTaken(theirs), Committed((), 0)]
+    rows = place.execute("SELECT task_id FROM order_tasks ORDER BY task_id")
+    assert rows == [("task_2",), ("task_3",)]
 
 
 async def test_texts_that_no_row_can_hold_are_not_found(store: PostgresStore) -> None:
@@ -457,6 +483,18 @@ async def test_a_patient_store_waits_for_its_account(place: PostgresPlace) -> No
         assert standby.lease_seconds("primary") < 0 < standby.lease_seconds("second")
         await holder._link.call(holder._writer.execute, postgres._RELEASE, *holder._held())
         holder._fences.clear()  # so that it does not renew what it has let go of
+
+
+async def test_webhooks_made_while_a_store_waits_are_served_by_it(place: PostgresPlace) -> None:
+    """What the former owner was told to deliver, the next one puts in the outbox."""
+    async with place.open(2) as patient:
+        async with place.open() as first:
+            await first.claim("primary", ME)
+            await commit(first, change(webhooks=(webhook(),)))
+        await patient.claim("primary", "another/process")
+        (answer,) = await patient.commit([change(events=(event("1"),))], AT)
+    assert isinstance(answer, Committed)
+    assert answer.deliveries == 1
 
 
 @pytest.mark.slow

@@ -203,9 +203,7 @@ def small_disk() -> Iterator[Disk]:
 
 
 @pytest.fixture(params=["tables", "log"])
-def cramped(
-    request: pytest.FixtureRequest, small_disk: Disk
-) -> Iterator[tuple[Server, str]]:
+def cramped(request: pytest.FixtureRequest, small_disk: Disk) -> Iterator[tuple[Server, str]]:
     """A server that has its tables or its log on the small disk, and a database's URL there."""
     if request.param == "log":
         server = Server(small_disk.folder / "log")

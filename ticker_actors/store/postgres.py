@@ -163,7 +163,7 @@ class PostgresStore(Store):
             message = f"The database {self._link.address} cannot be used: {one_sentence(error)}."
             raise StoreError(message) from error
         self.installation = rows.to(Installation, found)
-        self._subscriptions = Subscriptions(await self.webhooks(None), self.installation.stream)
+        self._subscriptions = Subscriptions((), self.installation.stream)
 
     async def _close(self) -> None:
         """Let go of the leases if that is quickly done, and of the connections."""
@@ -184,6 +184,8 @@ class PostgresStore(Store):
         """
         _log.warning("database lost", error=one_sentence(error), database=str(self._link.address))
         pause, self._lost = FIRST_PAUSE, True
+        while self._idle:  # theirs is the same server
+            terminate(self._idle.pop())
         while True:
             terminate(self._writer)
             await trio.sleep(pause)
@@ -256,7 +258,7 @@ class PostgresStore(Store):
                 if isinstance(found, Fence):
                     self._fences[account_id] = found
                     self._note_leases([account_id], asked_at)
-                    return
+                    break
             if lease is None:
                 who = owners.shown(found["owner"])
                 _log.warning("waiting for a lease", account_id=account_id, owner=who)
@@ -266,6 +268,8 @@ class PostgresStore(Store):
                 raise StoreError(message)
             lease = found["lease_until"]
             await trio.sleep(LEASE_LOOK_SECONDS)
+        # Not before: while this one waited, the owner may have made some.
+        self._subscriptions.add(await self.webhooks(account_id))
 
     async def _take(self, account_id: str, owner: str) -> Fence | asyncpg.Record:
         """The account's row, now ours; or as it is, when its owner may be alive."""
@@ -338,7 +342,9 @@ class PostgresStore(Store):
                     now=now,
                 )
                 await self._run(statement)
-            except BAD_ROW:
+            except BAD_ROW as error:
+                if getattr(error, "table_name", None) == "idempotency_keys":
+                    continue  # another copy has used a key since it was looked for
                 raise
             except LOST as error:
                 found = await self._reconnect(error)
@@ -373,7 +379,6 @@ class PostgresStore(Store):
         keys = [change.key.key for change in changes if change.key is not None]
         if not keys:
             return {}
-        # A key that appears meanwhile, by another process, is a bad row: it comes back here alone.
         sql = "SELECT * FROM idempotency_keys WHERE key = ANY($1)"
         found = await self._link.call(self._writer.fetch, sql, keys)
         return {row["key"]: rows.to(Key, row) for row in found}
@@ -382,28 +387,33 @@ class PostgresStore(Store):
 
     async def _rows(self, sql: str, *values: object) -> Sequence[rows.Row]:
         """Run a query, again if it must be: a read waits for the database as a commit does."""
-        pause = FIRST_PAUSE
+        pause, found = FIRST_PAUSE, list[rows.Row]()
         async with self._reading:
             while True:
-                connection: asyncpg.Connection | None = None
                 try:
-                    connection = self._idle.pop() if self._idle else await self._link.connect()
-                    found: Sequence[rows.Row] = await self._link.call(
-                        connection.fetch, sql, *values
-                    )
-                except (asyncpg.DataError, ValueError):
-                    found = []  # a text that no row can hold, such as one with a NUL
+                    connection = await self._reader()
+                    try:
+                        found = await self._link.call(connection.fetch, sql, *values)
+                    except (asyncpg.DataError, ValueError):
+                        found = []  # a text that no row can hold, such as one with a NUL
+                    except BaseException:  # cancelled or not, it is raised again
+                        terminate(connection)
+                        raise
                 except LOST:
-                    terminate(connection)
                     await trio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
                     continue
-                except BaseException:  # cancelled or not, it is raised again
-                    terminate(connection)
-                    raise
-                if connection is not None:
-                    self._idle.append(connection)
+                self._idle.append(connection)
                 return found
+
+    async def _reader(self) -> asyncpg.Connection:
+        """A connection for one read. Raises one of `LOST`."""
+        if self._idle:
+            return self._idle.pop()
+        try:
+            return await self._link.connect()
+        except REFUSED as error:  # also one whose password is wrong just now
+            raise ConnectionError(one_sentence(error)) from error
 
     async def due_deliveries(self, now: datetime, each: int) -> list[Delivery]:
         """Deliveries whose time has come, oldest first, at most `each` of one subscription.
