@@ -36,6 +36,7 @@ from ticker_actors.model.outcomes import (
 from ticker_actors.service import Address, SystemClock
 from ticker_actors.settings import Settings
 from ticker_actors.store import postgres, postgres_commit, postgres_link
+from ticker_actors.store.postgres_commit import LEASE_SECONDS
 
 BACK_SECONDS = 0.01
 """At most how long the exchange's answer is on its way: so copies die with answers outstanding."""
@@ -84,10 +85,11 @@ class FileExchange:
         return Placed(order_id)
 
     async def modify(self, order_id: str, variety: str, changes: OrderChanges) -> ChangeOutcome:
-        return Refused("OrderException", "Everything is filled at once.")
+        message = f"Order {order_id} ({variety}) is filled: it does not become {changes}."
+        return Refused("OrderException", message)
 
     async def cancel(self, order_id: str, variety: str) -> ChangeOutcome:
-        return Refused("OrderException", "Everything is filled at once.")
+        return Refused("OrderException", f"Order {order_id} ({variety}) is filled.")
 
     async def orders(self) -> OrderBook:
         rows = []
@@ -151,11 +153,11 @@ async def _broker(copy: Copy, settings: Settings) -> AsyncGenerator[Broker]:
 
 
 def _shorten_lease(seconds: int) -> None:
-    long, short = (f"interval '{lease} s'" for lease in (postgres.LEASE_SECONDS, seconds))
+    long, short = (f"interval '{lease} s'" for lease in (LEASE_SECONDS, seconds))
     for module in (postgres, postgres_commit):
         for name, value in list(vars(module).items()):
             if isinstance(value, str) and long in value:
                 setattr(module, name, value.replace(long, short))
-        module.LEASE_SECONDS = seconds
+        vars(module)["LEASE_SECONDS"] = seconds
     postgres.RENEW_SECONDS, postgres.LEASE_LOOK_SECONDS = seconds / 5, 0.1
-    lane.CALL_SECONDS = seconds / 4
+    vars(lane)["CALL_SECONDS"] = seconds / 4  # the name by which it knows it

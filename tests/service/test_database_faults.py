@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -19,7 +18,7 @@ from tests.postgres import Server, execute
 from tests.service.conftest import Fork, Start
 from tests.service.copies import Copy
 from tests.service.harness import Hatched, decoded, eventually, paper
-from tests.service.load import UNLIMITED, Ask, Load, assert_settled, in_paper_book
+from tests.service.load import UNLIMITED, Load, assert_settled, in_paper_book
 from tests.service.proxy import Proxy
 
 pytestmark = pytest.mark.slow
@@ -60,6 +59,11 @@ def sessions(url: str) -> int:
     return int(count)
 
 
+def connected_since(url: str, before: int) -> bool:
+    """Whether the writer has connected anew more than so many times."""
+    return sessions(url) > before
+
+
 def terminate_backends(url: str) -> int:
     """End every connection of the service; how many there were."""
     sql = (
@@ -77,7 +81,7 @@ def test_all_backends_terminated(run: Callable[..., Hatched], postgres_url: str)
         for before in range(times):
             load.more(10)
             assert terminate_backends(postgres_url) >= 2
-            eventually("it is back", lambda before=before: sessions(postgres_url) > before)
+            eventually("it is back", partial(connected_since, postgres_url, before))
         load.more()
     assert sessions(postgres_url) >= times
     settled(load, service, postgres_url)
@@ -191,7 +195,7 @@ def small_disk() -> Iterator[Disk]:
     folder = Path(tempfile.mkdtemp(prefix="small-disk-"))
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small disk")
-    mount = ["mount", "-t", "tmpfs", "-o", "size=40m,mode=755", "tmpfs", folder]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m,mode=755", "tmpfs", str(folder)]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode:
         pytest.skip(f"no small disk can be mounted here: {mounted.stderr}")

@@ -26,6 +26,10 @@ pytestmark = pytest.mark.slow
 
 LEASE = 3
 """Seconds, instead of 15."""
+HORIZON = 2
+"""Seconds: an order of these exchanges shows at once."""
+CUT_OFF = {"not_placed_proved"}
+"""How a task may end whose process stood still or died between its last commit and the call."""
 FREEZES = 3
 PATIENCE_SECONDS = 2.0
 """After which a client of a frozen copy tries the other one."""
@@ -38,6 +42,11 @@ def intent_of(tag: str) -> str:
     parsed = tags.parse(tag)
     assert parsed is not None
     return parsed.intent
+
+
+def standby_waits(standby: Hatched) -> None:
+    """Wait until a copy has found that its account may have a living writer."""
+    eventually("it waits for the lease", lambda: "waiting for a lease" in standby.text)
 
 
 def test_a_frozen_copy_sends_nothing_when_it_wakes(
@@ -57,7 +66,7 @@ def test_a_frozen_copy_sends_nothing_when_it_wakes(
             ready=ready,
             DATABASE_URL=postgres_url,
             STANDBY=1,
-            ABSENCE_HORIZON_SECONDS=2,
+            ABSENCE_HORIZON_SECONDS=HORIZON,
             **UNLIMITED,
         )
 
@@ -68,9 +77,7 @@ def test_a_frozen_copy_sends_nothing_when_it_wakes(
             load.more(chance.randrange(20, 60))
             holder.signal(signal.SIGSTOP)
             standby = copy(number, ready=False)
-            eventually(
-                "it waits for the lease", lambda it=standby: "waiting for a lease" in it.text
-            )
+            standby_waits(standby)
             standby.wait_until_ready()
             load.services[:] = [standby]
             load.more(20, TAKEN_OVER_SECONDS)
@@ -92,7 +99,7 @@ def test_a_frozen_copy_sends_nothing_when_it_wakes(
         load,
         partial(execute, postgres_url),
         lambda: Counter(intent_of(line.tag) for line in lines(exchange)),
-        dead={"not_placed_proved"},
+        dead=CUT_OFF,
     )
     never_sent = {line.tag for line in lines(exchange)} - {tag for (tag,) in sent}
     assert not never_sent  # each call was durable before it was made
@@ -110,7 +117,7 @@ class Receiver(ThreadingHTTPServer):
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # noqa: N802  # the base class's name
+            def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if not receiver.open.wait(4):
                     return
@@ -170,6 +177,7 @@ def test_two_accounts_share_a_database(fork: Fork, postgres_url: str, tmp_path: 
             copy=Copy(account=account),
             DATABASE_URL=postgres_url,
             PAPER_FILE=books[account],
+            ABSENCE_HORIZON_SECONDS=HORIZON,
             **UNLIMITED,
         )
 
@@ -202,18 +210,16 @@ def test_two_accounts_share_a_database(fork: Fork, postgres_url: str, tmp_path: 
             their_load.more()
             same_keys(first, second)
         of_one_another(first, second, their_hook)
-        for one, account in ((load, "primary"), (their_load, "second")):
-            book = partial(in_paper_book, books[account])
-            assert_settled(one, partial(execute, postgres_url), book)
+        ask = partial(execute, postgres_url)
+        assert_settled(load, ask, partial(in_paper_book, books["primary"]), dead=CUT_OFF)
+        assert_settled(their_load, ask, partial(in_paper_book, books["second"]))
         assert not load.refusals
         assert not their_load.broken
         for receiver, account in ((ours, "primary"), (theirs, "second")):
             wanted = placed_events(postgres_url, account)
-            eventually(
-                f"all of {account} is delivered",
-                lambda receiver=receiver, wanted=wanted: receiver.events == wanted,
-                TAKEN_OVER_SECONDS,
-            )
+            told = partial(receiver.events.issuperset, wanted)
+            eventually(f"all of {account} is delivered", told, TAKEN_OVER_SECONDS)
+            assert receiver.events == wanted
             assert set(receiver.accounts) == {account}
 
 
@@ -267,8 +273,8 @@ def of_one_another(first: Hatched, second: Hatched, their_hook: str) -> None:
         ("GET", "/advanced/webhooks", other, 422),
         ("DELETE", f"/advanced/webhooks/{their_hook}", {}, 409),
     ):
-        body = {"json": {"quantity": 2}} if method == "PUT" else {}
-        answer = first.http.request(method, path, params=query, **body)
+        body = {"quantity": 2} if method == "PUT" else None
+        answer = first.http.request(method, path, params=query, json=body)
         assert answer.status_code == code, (method, path, answer.text)
         assert answer.headers["Content-Type"] == "application/problem+json"
     assert first.place(MARKET)["status"] == "completed"

@@ -316,15 +316,21 @@ class PostgresStore(Store):
         async with self._turn():
             return await self._commit(changes, now)
 
-    async def _commit(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
+    async def _commit(
+        self, changes: Sequence[Change], now: datetime, *, last: bool = False
+    ) -> list[CommitAnswer]:
         try:
             return await self._commit_together(changes, now)
         except BAD_ROW as error:
-            if len(changes) == 1:
+            alone = len(changes) == 1
+            if alone and (last or not isinstance(error, asyncpg.UniqueViolationError)):
                 _log.error("unstorable change", error=str(error), account_id=changes[0].account_id)
                 return [Unstorable(str(error))]
-        # One bad row must not fail its neighbours: each goes alone.
-        return [answer for change in changes for answer in await self._commit([change], now)]
+        # One bad row must not fail its neighbours: each goes alone. Once more even if it was alone:
+        # a key that another copy has used since it was looked for is found now.
+        return [
+            answer for change in changes for answer in await self._commit([change], now, last=alone)
+        ]
 
     async def _commit_together(
         self, changes: Sequence[Change], now: datetime
@@ -342,9 +348,7 @@ class PostgresStore(Store):
                     now=now,
                 )
                 await self._run(statement)
-            except BAD_ROW as error:
-                if getattr(error, "table_name", None) == "idempotency_keys":
-                    continue  # another copy has used a key since it was looked for
+            except BAD_ROW:
                 raise
             except LOST as error:
                 found = await self._reconnect(error)

@@ -128,10 +128,7 @@ def transaction(
     results = [result for change in written for result in change.deliveries]
     parts: dict[str, list[Any]] = {
         _FENCE: list(fences.values()),
-        # Sorted, so that two copies that use the same keys never wait for each other crosswise.
-        _INSERT_KEYS: sorted(
-            (change.key for change in written if change.key is not None), key=lambda key: key.key
-        ),
+        _INSERT_KEYS: [change.key for change in written if change.key is not None],
         _UPSERT_TASKS: _last(
             (task for change in written for task in change.tasks),
             ("task_id",),
