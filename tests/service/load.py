@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -83,14 +84,15 @@ class Load:
             seconds,
         )
 
-    def refused(self, says: str = "", seconds: float = SOON) -> None:
-        """Wait until one more is refused in such words."""
+    def refused(self) -> None:
+        """Wait until a newcomer is told that nothing was stored; the others may be waiting yet."""
+        with new_client("", timeout=self._timeout) as http:
+            eventually("a newcomer is refused", partial(self._refused, http))
+
+    def _refused(self, http: httpx.Client) -> bool:
         before = len(self.refusals)
-        eventually(
-            f"an order is refused: {says}",
-            lambda: any(says in text for text in self.refusals[before:]) or self._stuck(),
-            seconds,
-        )
+        self._ask(http, self.services[0], f"{self.account}-newcomer-{before}")
+        return any("nothing was stored" in text for text in self.refusals[before:])
 
     def _stuck(self) -> bool:
         """Never; raises what a client has found wrong."""
@@ -122,24 +124,25 @@ class Load:
     def _place(self, http: httpx.Client, key: str) -> None:
         for turn in itertools.count():
             service = self.services[turn % len(self.services)]
-            try:
-                answer = http.post(
-                    f"{service.url}/orders",
-                    json={**PATIENT, "account_id": self.account},
-                    headers={"Idempotency-Key": key},
-                )
-            except httpx.TransportError:
-                self.broken += 1
-            else:
-                if answer.status_code == 202:
-                    self.acknowledged[key] = decoded(answer)["task_id"]
-                    return
-                assert answer.status_code == 503, answer.text
-                assert int(answer.headers["Retry-After"]) > 0
-                self.refusals.append(decoded(answer)["detail"])
-            if self._ending.is_set():
+            if self._ask(http, service, key) or self._ending.is_set():
                 return
             time.sleep(PAUSE_SECONDS)
+
+    def _ask(self, http: httpx.Client, service: Client, key: str) -> bool:
+        """Whether the order of this key is acknowledged."""
+        order, headers = {**PATIENT, "account_id": self.account}, {"Idempotency-Key": key}
+        try:
+            answer = http.post(f"{service.url}/orders", json=order, headers=headers)
+        except httpx.TransportError:
+            self.broken += 1
+            return False
+        if answer.status_code == 202:
+            self.acknowledged[key] = decoded(answer)["task_id"]
+            return True
+        assert answer.status_code == 503, answer.text
+        assert int(answer.headers["Retry-After"]) > 0
+        self.refusals.append(decoded(answer)["detail"])
+        return False
 
 
 def in_paper_book(file: Path) -> Counter[str]:
