@@ -390,6 +390,8 @@ class Lane:
         async with self._recalling:
             for order_id, intent in self.ledger.strangers(rows).items():
                 task = await self._reads.task_by_intent(intent)
+                if task is not None and task.account_id != self.account_id:
+                    task = None  # two accounts are one at the broker: not ours to write
                 view = await self._reads.order(self.account_id, order_id)
                 if task is None:
                     _log.error("order with our tag but no task", order_id=order_id, intent=intent)

@@ -273,6 +273,10 @@ class Subscriptions:
     def __init__(self, webhooks: Sequence[Webhook], stream: str) -> None:
         self._stream = stream
         self._known: dict[str, dict[str, Webhook]] = {}
+        self.add(webhooks)
+
+    def add(self, webhooks: Sequence[Webhook]) -> None:
+        """Take up webhooks that were found."""
         for webhook in webhooks:
             self._note(webhook)
 

@@ -80,6 +80,9 @@ def blueprint(parts: Parts) -> Blueprint:
         webhook = await parts.tables.webhook(webhook_id)
         if webhook is None:
             raise not_found(f"webhook {webhook_id!r}")
+        if webhook.account_id not in parts.executor.accounts:
+            message = f"Webhook {webhook_id!r} is of an account of another service."
+            raise Problem(HTTPStatus.CONFLICT, message)
         gone = msgspec.structs.replace(webhook, active=False, deleted=True, secret=None)
         await parts.persistence.commit(Change(account_id=webhook.account_id, webhooks=(gone,)))
         return as_json({"success": True, "webhook_id": webhook_id})
