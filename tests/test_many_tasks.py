@@ -30,7 +30,15 @@ def order(number: int) -> OrderTask:
         intent=f"{number:012}",
         key=None,
         operation="place_order",
-        params={"variety": "regular"},
+        params={
+            "exchange": "NSE",
+            "tradingsymbol": "INFY",
+            "transaction_type": "BUY",
+            "quantity": 1,
+            "product": "CNC",
+            "order_type": "MARKET",
+            "variety": "regular",
+        },
         account_id="primary",
         at=NOON,
         expires_at=NOON + timedelta(minutes=1),
@@ -104,7 +112,9 @@ def test_nothing_is_sent_between_the_pieces() -> None:
 
 def test_all_that_expire_at_one_instant_die_in_pieces() -> None:
     """None is forgotten, and none waits for a clock: the next piece is due at once."""
-    drafts = turns(recovered([order(number) for number in range(MANY)]), at(60))
+    ledger = recovered([order(number) for number in range(MANY)])
+    assert sizes(resumed(ledger)) == [0] * len(PIECES)  # each was looked at, and nothing is wrong
+    drafts = turns(ledger, at(60))
     assert [size for size in sizes(drafts) if size] == PIECES
     reasons = {task.reason for draft in drafts for task in draft.tasks.values()}
     assert reasons == {Reason.EXPIRED}

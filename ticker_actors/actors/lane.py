@@ -135,6 +135,7 @@ class Lane:
         draft = Draft()
         while not self.ledger.stopping and self.ledger.resume(draft, self.now()):
             await self.carry_out(draft)
+            await trio.lowlevel.checkpoint()  # for others, also when there was nothing to write
             draft = Draft()
         for work in (self._keep_reading, self._keep_sending, self._listen):
             self._nursery.start_soon(work)

@@ -145,9 +145,8 @@ class Ledger:
         """
         if not self._interrupted and not self._unjudged:
             return False
-        while len(draft.tasks) < MOST_AT_ONCE and self._interrupted:
-            name = self._interrupted.popleft()
-            if (task := self.tasks.get(name)) is not None:
+        for _ in range(min(MOST_AT_ONCE, len(self._interrupted))):
+            if (task := self.tasks.get(self._interrupted.popleft())) is not None:
                 self._take_up(draft, task, now)
         while len(draft.tasks) < MOST_AT_ONCE and self._unjudged:
             self._judge(draft, self._unjudged.popleft(), now)
