@@ -168,6 +168,8 @@ async def test_a_key_that_another_copy_uses_meanwhile_is_a_used_key(
 ) -> None:
     """Also when it is used between the look and the commit: it is told as any used key."""
     theirs = Key("k", "theirs", "task", "task_2", "second")
+    used = Key("used", "hash", "task", "task_3", "primary")
+    await commit(store, change(task(3), key=used))
     looks: list[dict[str, Key]] = []
     async with place.open() as other:
         await other.claim("second", ME)
@@ -182,10 +184,13 @@ async def test_a_key_that_another_copy_uses_meanwhile_is_a_used_key(
 
         monkeypatch.setattr(store, "_taken_keys", look_too_soon)
         ours = replace(theirs, request_hash="ours", id="task_1", account_id="primary")
-        answers = await store.commit([change(task(1), key=ours)], AT)
-    assert looks == [{}, {"k": theirs}]
-    assert answers == [KeyTaken(theirs)]
-    assert place.execute("SELECT task_id FROM order_tasks") == [("task_2",)]
+        answers = await store.commit([change(task(4), key=used), change(task(1), key=ours)], AT)
+    assert looks[0] == {"used": used}  # one used key made it look, and the other came then
+    assert answers == [KeyTaken(used), KeyTaken(theirs)]
+    assert place.execute("SELECT task_id FROM order_tasks ORDER BY 1") == [
+        ("task_2",),
+        ("task_3",),
+    ]
 
 
 async def test_texts_that_no_row_can_hold_are_not_found(store: PostgresStore) -> None:
