@@ -20,8 +20,9 @@ test: .venv/all.stamp ## Run the tests
 
 check: lint test ## What CI runs: format, lint, types, import layers, tests
 
-bench: .venv/all.stamp ## Measure the stores, in less than a minute
+bench: .venv/all.stamp ## Measure the stores, and a start with 100 000 tasks, in five minutes
 	@$(VENV)/python -m bench.store
+	@$(VENV)/python -m bench.start
 
 lint: .venv/all.stamp ## Check without the tests
 	$(VENV)/ruff format --check .

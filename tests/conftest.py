@@ -59,6 +59,15 @@ def postgres_server() -> Iterator[Server]:
 
 
 @pytest.fixture
+def own_server(request: pytest.FixtureRequest) -> Server:
+    """The server, when it is ours to stop."""
+    if os.environ.get("TEST_DATABASE_URL"):
+        pytest.skip("a server of somebody else's is not stopped")
+    server: Server = request.getfixturevalue("postgres_server")
+    return server
+
+
+@pytest.fixture
 def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """An empty database: on the server that TEST_DATABASE_URL names, else on one of our own."""
     name = f"test_{os.getpid()}_{next(_numbers)}"

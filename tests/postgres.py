@@ -28,7 +28,8 @@ _FAST = ("max_connections=40", "shared_buffers=32MB", "unix_socket_permissions=0
 class Server:
     """One server, without TCP, durable as any: only making it skips the sync."""
 
-    def __init__(self) -> None:
+    def __init__(self, wal: Path | None = None) -> None:
+        """`wal`: a new folder for its log, in files so small that it asks for more soon."""
         self._folder = Path(tempfile.mkdtemp(prefix="pg-"))
         # Root may not run a server, and another user may not read root's own packages.
         self._user = "nobody" if os.geteuid() == 0 else None
@@ -43,17 +44,17 @@ class Server:
             shutil.copytree(libraries, site / libraries.name)
         self.programs = site / package.name / "pginstall" / "bin"
         self._data = self._folder / "data"
-        self._data.mkdir(mode=0o700)
         self._folder.chmod(0o755)
-        if self._user is not None:
-            for path in (self._folder, self._data):
-                shutil.chown(path, self._user)
+        for path in (self._folder, self._data, *(() if wal is None else (wal,))):
+            path.mkdir(mode=0o700, exist_ok=True)
+            self.give(path)
         initdb: list[str | Path] = [
             self.programs / "initdb",
             "-D",
             self._data,
             "--no-sync",
             "--auth=trust",
+            *(() if wal is None else (f"--waldir={wal}", "--wal-segsize=1")),
         ]
         subprocess.run(
             [*initdb, "--encoding=UTF8", "--locale=C", f"--username={USER}"],
@@ -93,6 +94,11 @@ class Server:
             else:
                 return
 
+    @property
+    def alive(self) -> bool:
+        """Whether it runs: it may have given up by itself."""
+        return self._process is not None and self._process.poll() is None
+
     def stop(self) -> None:
         """Stop it at once, as a crash would: it recovers at the next start."""
         assert self._process is not None
@@ -118,6 +124,27 @@ class Server:
         self.signal(signal.SIGCONT)
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def log(self) -> str:
+        """All that it has written."""
+        return (self._folder / "log").read_text()
+
+    @property
+    def socket(self) -> Path:
+        """Where it listens."""
+        return self._folder / ".s.PGSQL.5432"
+
+    def demand_password(self, role: str) -> None:
+        """From now on this role needs its password; without, it is let in by its name."""
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(f"local all {role} scram-sha-256\n{rules.read_text()}")
+        self.execute("SELECT pg_reload_conf()")
+
+    def give(self, folder: Path) -> None:
+        """Make it the owner of a folder."""
+        if self._user is not None:
+            shutil.chown(folder, self._user)
 
     def url(self, database: str) -> str:
         """The URL of one of its databases."""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Iterator
 from datetime import timedelta
 from itertools import pairwise
+from random import Random
 from typing import Any, Self
 
 import msgspec
@@ -64,7 +65,7 @@ from ticker_actors.actors.requests import (
     Unanswered,
 )
 from ticker_actors.mailbox import Stopped, running
-from ticker_actors.model.changes import Key
+from ticker_actors.model.changes import Change, Key
 from ticker_actors.model.limits import Limits
 from ticker_actors.model.orders import BrokerOrder, PlaceOrder
 from ticker_actors.model.outcomes import (
@@ -841,6 +842,23 @@ async def test_order_with_our_tag_but_no_task_stops_nothing(autojump_clock: Mock
         await trio.sleep(60)
         task = await finished(process, await submit(process))
     assert task.phase is Phase.DONE
+
+
+async def test_another_accounts_task_is_not_written(autojump_clock: MockClock) -> None:
+    """Though its order is in our book, as when two accounts are one at the broker."""
+    other = World(broker=FakeBroker())
+    async with other.process() as process:
+        task = await finished(process, await submit(process))
+    world = World(broker=other.broker, chance=Random(2).getrandbits)
+    theirs = msgspec.structs.replace(
+        task, account_id="second", phase=Phase.DEAD, reason=Reason.UNRESOLVED, order_id=None
+    )
+    world.store.epochs["second"] = 1
+    world.store.write(Change(account_id="second", tasks=(theirs,)), 1)
+    async with world.process() as process:
+        await trio.sleep(60)
+        await finished(process, await submit(process))
+    assert world.store.tasks[task.task_id] == theirs
 
 
 # The gate, the book and the feed

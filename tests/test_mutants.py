@@ -18,7 +18,7 @@ from ticker_actors.model.calendar import Moment
 from ticker_actors.model.orders import BrokerOrder
 from ticker_actors.model.tasks import CancelAsked, Interrupted, OrderTask, Phase, Sent
 
-SEEDS = 40
+SEEDS = 80
 """Within so many simulated days a planted bug must be caught; most are in the first."""
 LATE_SECONDS = (200.0, 400.0)
 """How late an order may appear: mostly within what the bugs hide, or long after the horizon."""

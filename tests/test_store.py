@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncGenerator
 from datetime import datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
@@ -27,8 +28,10 @@ from tests.stores import (
     task,
     webhook,
 )
+from ticker_actors.model import ids
 from ticker_actors.model.accounts import AccountState, Standing
 from ticker_actors.model.batches import Batch
+from ticker_actors.model.calendar import day_end
 from ticker_actors.model.changes import (
     Attempt,
     Change,
@@ -566,17 +569,22 @@ async def test_an_account_keeps_its_state(store: Store, place: Place) -> None:
 
 async def test_what_counts_today_is_counted(store: Store) -> None:
     """Place tasks of the trading day, and how often each order was modified on it."""
+    midnight = day_end(AT) - timedelta(days=1)
+
+    def made(number: int, at: datetime, **fields: Any) -> OrderTask:  # noqa: ANN401  # fields
+        return task(number, task_id=ids.task_id(at, Random(number).getrandbits), **fields)
+
     modify = {"operation": "modify_order", "order_id": "o1", "params": {"order_id": "o1"}}
     await commit(
         store,
         change(
-            task(1),
-            task(2, created_at=AT - timedelta(days=1)),
-            task(3),
-            task(4, sends=2, **modify),
-            task(5, sends=1, **modify),
-            task(6, sends=7, created_at=AT - timedelta(days=1), **modify),
-            task(7, account_id="second"),
+            made(1, AT),
+            made(2, midnight - SECOND),
+            made(3, midnight),
+            made(4, AT, sends=2, **modify),
+            made(5, AT, sends=1, **modify),
+            made(6, midnight - SECOND, sends=7, **modify),
+            made(7, AT, account_id="second"),
         ),
     )
     found = await store.recover("primary", AT)

@@ -3,11 +3,10 @@
 # ruff: noqa: ASYNC220, ASYNC221  # the server goes on while a test blocks for a moment
 
 import asyncio
-import os
 import signal
 import subprocess
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -31,7 +30,7 @@ from tests.stores import (
     webhook,
 )
 from ticker_actors.model import database
-from ticker_actors.model.changes import Attempt, Committed, Key, KeyTaken
+from ticker_actors.model.changes import Attempt, Change, Committed, Key, KeyTaken
 from ticker_actors.model.tasks import Phase, Reason, TaskStatus
 from ticker_actors.store import owner as owners
 from ticker_actors.store import postgres, postgres_link
@@ -164,6 +163,36 @@ async def test_a_used_key_alone_writes_nothing(store: PostgresStore, place: Post
     assert place.execute("SELECT writes FROM accounts") == [(1,)]
 
 
+async def test_a_key_that_another_copy_uses_meanwhile_is_a_used_key(
+    store: PostgresStore, place: PostgresPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it is used between the look and the commit: it is told as any used key."""
+    theirs = Key("k", "theirs", "task", "task_2", "second")
+    used = Key("used", "hash", "task", "task_3", "primary")
+    await commit(store, change(task(3), key=used))
+    looks: list[dict[str, Key]] = []
+    async with place.open() as other:
+        await other.claim("second", ME)
+        look = store._taken_keys
+
+        async def look_too_soon(changes: Sequence[Change]) -> dict[str, Key]:
+            found = await look(changes)
+            if not looks:
+                await other.commit([Change(account_id="second", tasks=(task(2),), key=theirs)], AT)
+            looks.append(found)
+            return found
+
+        monkeypatch.setattr(store, "_taken_keys", look_too_soon)
+        ours = replace(theirs, request_hash="ours", id="task_1", account_id="primary")
+        answers = await store.commit([change(task(4), key=used), change(task(1), key=ours)], AT)
+    assert looks[0] == {"used": used}  # one used key made it look, and the other came then
+    assert answers == [KeyTaken(used), KeyTaken(theirs)]
+    assert place.execute("SELECT task_id FROM order_tasks ORDER BY 1") == [
+        ("task_2",),
+        ("task_3",),
+    ]
+
+
 async def test_texts_that_no_row_can_hold_are_not_found(store: PostgresStore) -> None:
     """A reader that asks for one gets nothing, not an error."""
     assert await store.task("task_\0") is None
@@ -226,15 +255,6 @@ def sessions(place: PostgresPlace) -> int:
     """How often the store has connected anew."""
     ((count,),) = place.execute("SELECT session FROM accounts")
     return int(count)
-
-
-@pytest.fixture
-def own_server(request: pytest.FixtureRequest) -> Server:
-    """The server, when it is ours to stop."""
-    if os.environ.get("TEST_DATABASE_URL"):
-        pytest.skip("a server of somebody else's is not stopped")
-    server: Server = request.getfixturevalue("postgres_server")
-    return server
 
 
 @pytest.mark.slow
@@ -467,6 +487,18 @@ async def test_a_patient_store_waits_for_its_account(place: PostgresPlace) -> No
         assert standby.lease_seconds("primary") < 0 < standby.lease_seconds("second")
         await holder._link.call(holder._writer.execute, postgres._RELEASE, *holder._held())
         holder._fences.clear()  # so that it does not renew what it has let go of
+
+
+async def test_webhooks_made_while_a_store_waits_are_served_by_it(place: PostgresPlace) -> None:
+    """What the former owner was told to deliver, the next one puts in the outbox."""
+    async with place.open(2) as patient:
+        async with place.open() as first:
+            await first.claim("primary", ME)
+            await commit(first, change(webhooks=(webhook(),)))
+        await patient.claim("primary", "another/process")
+        (answer,) = await patient.commit([change(events=(event("1"),))], AT)
+    assert isinstance(answer, Committed)
+    assert answer.deliveries == 1
 
 
 @pytest.mark.slow

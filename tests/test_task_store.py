@@ -413,7 +413,8 @@ async def test_a_service_that_starts_takes_the_rows_up(store: TaskStore, place: 
     async with place.open() as service:
         found = await take_over(service, "primary", "me")
         assert len(found.tasks) == len(FOUND)
-        books.recover(draft, found, Moment(AT, 0.0))
+        books.recover(found, Moment(AT, 0.0))
+        assert books.resume(draft, Moment(AT, 0.0))
         assert await commit(service, draft.change("primary")) == [Committed]
         for number, (_, end, says) in enumerate(FOUND):
             row = await service.task(f"task_{number}")
@@ -452,7 +453,8 @@ async def test_an_expired_row_ends_as_expired(store: TaskStore, place: Place) ->
     await store.save(task())
     draft, books, late = Draft(), ledger(), Moment(AT + 301 * SECOND, 0.0)
     async with place.open() as service:
-        books.recover(draft, await take_over(service, "primary", "me"), late)
+        books.recover(await take_over(service, "primary", "me"), late)
+        assert books.resume(draft, late)
     books.admission.gate_open = True
     books.turn(draft, late)
     assert (draft.tasks["task_1"].reason, draft.calls) == (Reason.EXPIRED, [])

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import pytest
 
+from tests.service.copies import Copy
 from tests.service.harness import SERVE, Hatched, Nest, Service
 
 
@@ -60,6 +61,7 @@ class Fork(Protocol):
         self,
         fault: str | None = None,
         *,
+        copy: Copy | None = None,
         folder: Path | None = None,
         ready: bool = True,
         **settings: object,
@@ -82,11 +84,12 @@ def fork(nest: Nest, tmp_path: Path) -> Iterator[Fork]:
     def fork(
         fault: str | None = None,
         *,
+        copy: Copy | None = None,
         folder: Path | None = None,
         ready: bool = True,
         **settings: object,
     ) -> Hatched:
-        service = nest.start(folder or tmp_path, fault, **settings)
+        service = nest.start(folder or tmp_path, fault, copy, **settings)
         return service.wait_until_ready() if ready else service
 
     yield fork

@@ -4,8 +4,8 @@ A fault strikes orders of the symbol DOOMED only, so that others can be placed b
 client must hold its acknowledgement first, the fault waits until the file `acknowledged` is there.
 
 `python doomed.py nest` imports everything once and then forks a service for each line of JSON on
-its standard input (`folder`, `log`, `fault` or none, `settings`): a process of its own, which runs
-the same command line, without the second that imports take.
+its standard input (`folder`, `log`, `fault` or none, `copy`, `settings`): a process of its own,
+which runs the same command line (as a copy of `copies.py`), without the second that imports take.
 """
 
 import json
@@ -17,11 +17,12 @@ from collections.abc import AsyncIterable, Callable
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import trio
 
 from tests.bare_portfolio import BarePortfolio
+from tests.service import copies
 from ticker_actors import log
-from ticker_actors.__main__ import main as command_line
 from ticker_actors.actors.ports import Broker
 from ticker_actors.brokers.paper import open_paper
 from ticker_actors.model.orders import OrderChanges, PlaceOrder
@@ -183,7 +184,7 @@ def nest() -> None:
         code = 1
         try:
             if wanted["fault"] is None:
-                code = command_line(["serve"])
+                code = copies.main(msgspec.convert(wanted["copy"], copies.Copy))
             else:
                 trio.run(run, wanted["fault"], strict_exception_groups=True)
                 code = 0

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import msgspec
 
+from tests.service.copies import Copy
 from ticker_actors.settings import Settings
 
 T = TypeVar("T")
@@ -233,6 +235,11 @@ class Hatched(Client):
         self._log = log
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._pid
+
+    @property
     def text(self) -> str:
         """All that it has written."""
         return self._log.read_text() if self._log.exists() else ""
@@ -286,7 +293,13 @@ class Nest(Process):
         self._folder = folder
         self.hatched: list[Hatched] = []
 
-    def start(self, folder: Path, fault: str | None = None, **settings: object) -> Hatched:
+    def start(
+        self,
+        folder: Path,
+        fault: str | None = None,
+        copy: Copy | None = None,
+        **settings: object,
+    ) -> Hatched:
         """Fork a service, with a fault or sound. It serves after `wait_until_ready`."""
         number = len(self.hatched)
         log = self._folder / f"service-{number}.log"
@@ -294,6 +307,7 @@ class Nest(Process):
             "folder": str(folder),
             "log": str(log),
             "fault": fault,
+            "copy": msgspec.to_builtins(copy or Copy()),
             "settings": {name: str(value) for name, value in settings.items()},
         }
         self.write(json.dumps(wanted))

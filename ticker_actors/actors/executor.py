@@ -228,10 +228,8 @@ class ExecutorActor:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Recover every account, then serve until the mailboxes are closed; then drain."""
         async with trio.open_nursery() as nursery:
-            for account_id, lane in self._lanes.items():
-                found = await self._reads.recover(account_id, self._clock.now())
-                await self._hub.start_from(account_id, found.head_sequence)
-                await lane.start(found, nursery)
+            for lane in self._lanes.values():
+                await self._recover(lane, nursery)
             task_status.started()
             async with trio.open_nursery() as watch:
                 watch.start_soon(self._hurry)
@@ -243,6 +241,11 @@ class ExecutorActor:
                 lane.stop()
         for lane in self._lanes.values():
             lane.close()
+
+    async def _recover(self, lane: Lane, nursery: trio.Nursery) -> None:
+        found = await self._reads.recover(lane.account_id, self._clock.now())
+        await self._hub.start_from(lane.account_id, found.head_sequence)
+        lane.start(found, nursery)
 
     async def _read(self, mailbox: Mailbox[Any], nursery: trio.Nursery) -> None:
         work: Mapping[type, Callable[[Any], Awaitable[Any]]] = {

@@ -70,6 +70,8 @@ MISMATCH_SECONDS = 60.0
 """After so long without a valid read an account is halted until its operator has looked."""
 MOST_NAMED = 10
 """Order ids in one line of the log."""
+ROWS_AT_ONCE = 200
+"""Rows of a book that are looked at in one go, for one transaction: others wait meanwhile."""
 GATE_READ = 1.0
 GOAL_READ = 0.5
 FEED_DOWN_READ = 2.0
@@ -140,19 +142,24 @@ class Lane:
         self._waits: set[trio.CancelScope] = set()
         self._recalling = trio.Lock()
 
-    async def start(self, found: Recovered, nursery: trio.Nursery) -> None:
+    def start(self, found: Recovered, nursery: trio.Nursery) -> None:
         """Go on with what a dead process left, then begin to serve."""
         self._nursery = nursery
-        for task in found.tasks:
-            self._not_before(task.updated_at)
-        draft = Draft()
-        self.ledger.recover(draft, found, self.now())
-        if draft:
+        if found.tasks:
+            self._not_before(max(task.updated_at for task in found.tasks))
             _log.info("recovering", account_id=self.account_id, unfinished=len(found.tasks))
-        await self.carry_out(draft)
-        nursery.start_soon(self._keep_reading)
-        nursery.start_soon(self._keep_sending)
-        nursery.start_soon(self._listen)
+        self.ledger.recover(found, self.now())
+        nursery.start_soon(self._resume)
+
+    async def _resume(self) -> None:
+        """Write down what the recovery changes, while new orders are taken; then read and send."""
+        draft = Draft()
+        while not self.ledger.admission.stopping and self.ledger.resume(draft, self.now()):
+            await self.carry_out(draft)
+            await trio.lowlevel.checkpoint()  # for others, also when there was nothing to write
+            draft = Draft()
+        for work in (self._keep_reading, self._keep_sending, self._listen):
+            self._nursery.start_soon(work)
 
     def now(self) -> Moment:
         """Now, on both clocks.
@@ -385,16 +392,25 @@ class Lane:
             return
         self._metrics.stage.labels("order book read").observe(trio.current_time() - began.mono)
         self._unknown_reads += 1
-        draft, now = Draft(), self.now()
         if isinstance(book, Unreadable):
             self._complain(book)
-            self.ledger.read_in_part(draft, book, now)
         else:
             self._last_error = None
-            if self.ledger.read(draft, book.orders, began, now):
-                self._last_valid = now.mono
-            elif self.ledger.missing:
-                self._miss(draft, now)
+        for start in range(0, len(book.orders), ROWS_AT_ONCE):
+            draft, now = Draft(), self.now()
+            for row in book.orders[start : start + ROWS_AT_ONCE]:
+                self.ledger.sight(draft, row, "book", now)
+            self.ledger.advance(draft, now)
+            await self.carry_out(draft)
+            await trio.lowlevel.checkpoint()
+        draft, now = Draft(), self.now()
+        if isinstance(book, Unreadable):
+            self.ledger.note_trouble(draft, book.trouble, book.message, now)
+            self.ledger.advance(draft, now)
+        elif self.ledger.read(draft, book.orders, began, now):
+            self._last_valid = now.mono
+        elif self.ledger.missing:
+            self._miss(draft, now)
         await self.carry_out(draft)
         self._pump.ring()  # the gate may have opened
 
@@ -427,6 +443,8 @@ class Lane:
         async with self._recalling:
             for order_id, intent in self.ledger.strangers(rows).items():
                 task = await self._reads.task_by_intent(intent)
+                if task is not None and task.account_id != self.account_id:
+                    task = None  # two accounts are one at the broker: not ours to write
                 view = await self._reads.order(self.account_id, order_id)
                 if task is None:
                     _log.error("order with our tag but no task", order_id=order_id, intent=intent)

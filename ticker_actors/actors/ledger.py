@@ -5,10 +5,11 @@ the draft of one transaction and writes down what it changed. The lane commits t
 """
 
 import heapq
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from ticker_actors.model import goals, ids, saved, tags
 from ticker_actors.model.absence import AbsenceWatch
 from ticker_actors.model.accounts import AccountState, Standing
 from ticker_actors.model.batches import Batch, Leg
-from ticker_actors.model.calendar import IST, Moment, day_end, trading_day
+from ticker_actors.model.calendar import Moment, day_end, end_of, trading_day
 from ticker_actors.model.changes import Attempt, Recovered
 from ticker_actors.model.events import Scribe
 from ticker_actors.model.limits import Limits
@@ -33,7 +34,7 @@ from ticker_actors.model.orders import (
     PlaceOrder,
     Source,
 )
-from ticker_actors.model.outcomes import ChangeOutcome, Placed, PlaceOutcome, Trouble, Unreadable
+from ticker_actors.model.outcomes import ChangeOutcome, Placed, PlaceOutcome, Trouble
 from ticker_actors.model.risk import RiskLimits
 from ticker_actors.model.tasks import (
     AbsenceProved,
@@ -56,6 +57,9 @@ from ticker_actors.model.tasks import (
     create,
 )
 
+MOST_AT_ONCE = 200
+"""Tasks that one transaction ends or makes unknown: a hundred thousand may expire at one instant,
+or be left behind by a dead process, and new orders must find their place in between."""
 MOST_NAMED = 10
 """Order ids in one message."""
 AMO_DAYS = 4
@@ -91,6 +95,12 @@ class Ledger:
     _timers: list[tuple[datetime, str]] = field(default_factory=list)
     """When to look at a task or batch again; stale entries do no harm."""
     _watches: dict[str, AbsenceWatch] = field(default_factory=dict)
+    _absent: set[str] = field(default_factory=set)
+    """Tasks whose watch has its proof, until `turn` has drawn the conclusion."""
+    _interrupted: deque[str] = field(default_factory=deque)
+    """Tasks that a dead process had sent, or that another program has saved, until `resume`."""
+    _unjudged: deque[str] = field(default_factory=deque)
+    """Orders whose cancels and modifies a dead process left behind, until `resume` has looked."""
     _calling: set[str] = field(default_factory=set)
     """Tasks whose broker call has not returned: they are held until it has."""
     _unwritten: set[str] = field(default_factory=set)
@@ -112,8 +122,8 @@ class Ledger:
 
     # The start
 
-    def recover(self, draft: Draft, found: Recovered, now: Moment) -> None:
-        """Take over what a dead process left. What it had sent is looked up, never sent again."""
+    def recover(self, found: Recovered, now: Moment) -> None:
+        """Take over what a dead process left. `resume` goes on with it; then the gate may open."""
         self.epoch, self._day = found.epoch, trading_day(now.at)
         self.admission.standing = found.standing
         self.views.excused = frozenset(found.standing.accepted)
@@ -129,14 +139,34 @@ class Ledger:
             self.admission.take(attempt.operation, then)
         for task in found.tasks:
             self._hold(task)
-            if task.phase is Phase.SENT:
-                self.change(draft, task.task_id, Interrupted(now.at), now)
-            elif (end := saved.obstacle(task, self.risk, now.at)) is not None:
-                self.change(draft, task.task_id, end, now)
+            if task.phase is Phase.SENT or saved.is_strange(task):
+                self._interrupted.append(task.task_id)
             else:
                 self._schedule(task, now)
-        for order_id in tuple(self._goals):
-            self._judge(draft, order_id, now)
+        self._unjudged.extend(self._goals)
+
+    def resume(self, draft: Draft, now: Moment) -> bool:
+        """One more piece of the recovery; False when there was nothing left.
+
+        What a dead process had sent is looked up from now on, and never sent again.
+        """
+        if not self._interrupted and not self._unjudged:
+            return False
+        for _ in range(min(MOST_AT_ONCE, len(self._interrupted))):
+            if (task := self.tasks.get(self._interrupted.popleft())) is not None:
+                self._take_up(draft, task, now)
+        while len(draft.tasks) < MOST_AT_ONCE and self._unjudged:
+            self._judge(draft, self._unjudged.popleft(), now)
+        return True
+
+    def _take_up(self, draft: Draft, task: OrderTask, now: Moment) -> None:
+        """What becomes of a task that a dead process had sent, or another program has saved."""
+        if task.phase is Phase.SENT:
+            self.change(draft, task.task_id, Interrupted(now.at), now)
+        elif (end := saved.obstacle(task, self.risk, now.at)) is not None:
+            self.change(draft, task.task_id, end, now)
+        else:
+            self._schedule(task, now)
 
     # Requests
 
@@ -272,49 +302,48 @@ class Ledger:
             draft.touched[task.batch_id] = None
 
     def read(self, draft: Draft, rows: Sequence[BrokerOrder], began: Moment, now: Moment) -> bool:
-        """The whole book was read. True when the read is valid: it holds every order it should."""
+        """The whole book was read, and each row sighted. True when it holds every order it should.
+
+        Only such a read is valid: it opens the gate, and counts as evidence of absence.
+        """
         day = trading_day(began.at)
         present = {row.order_id for row in rows}
         expected = self.views.expected(day, began.mono)
         self.missing = tuple(order_id for order_id in expected if order_id not in present)
-        for row in rows:
-            self.sight(draft, row, "book", now)
         valid = not self.missing and day == trading_day(now.at)
         self.log_in(draft, now)
         if valid:
-            for task_id, watch in list(self._watches.items()):
-                task = self.tasks[task_id]
+            for task_id, watch in self._watches.items():
                 if watch.observe(began=began.mono, day=day, orders_known=bool(expected)):
-                    self.change(draft, task.task_id, AbsenceProved(now.at), now)
+                    self._absent.add(task_id)
+                    self._look_at(now.at, task_id)
             if self.admission.note_read():
                 draft.touched.update(dict.fromkeys(self.batches))
         self._ask_again(draft, None if valid else present, began, now)
         self.advance(draft, now)
         return valid
 
-    def read_in_part(self, draft: Draft, book: Unreadable, now: Moment) -> None:
-        """The book was read, but not all of it was understood: what it shows, is there."""
-        for row in book.orders:
-            self.sight(draft, row, "book", now)
-        self.note_trouble(draft, book.trouble, book.message, now)
-        self.advance(draft, now)
-
     # Time
 
     def turn(self, draft: Draft, now: Moment) -> None:
         """Do what is due: expiries, retries, the next legs; then send what may be sent."""
-        self._end_days(draft, trading_day(now.at), now)
-        while self._timers and self._timers[0][0] <= now.at:
+        while self._timers and self._timers[0][0] <= now.at and len(draft.tasks) < MOST_AT_ONCE:
             _, name = heapq.heappop(self._timers)
             if name in self.batches:
                 draft.touched[name] = None
             elif name in self.tasks:
                 self._due(draft, self.tasks[name], now)
+        if trading_day(now.at) != self._day:
+            self._day = trading_day(now.at)
+            self._modifications.clear()
+            self._taken = 0
+            self.views.roll(self._day, self.tasks)
+            draft.touched.update(dict.fromkeys(self.batches))
         self.advance(draft, now)
 
     def next_turn(self, now: Moment) -> float:
         """Seconds until `turn` has something to do by itself."""
-        tomorrow = datetime.combine(self._day + timedelta(days=1), time(), IST)
+        tomorrow = end_of(self._day)
         due = min(self._timers[0][0] if self._timers else tomorrow, tomorrow)
         seconds = max(0.0, (due - now.at).total_seconds())
         place = self._next_place()
@@ -324,8 +353,8 @@ class Ledger:
 
     def advance(self, draft: Draft, now: Moment) -> None:
         """Let the batches that something happened to take their steps; send what may be sent."""
-        if self.admission.stopping:
-            return  # a new process goes on from here
+        if self.admission.stopping or self._interrupted or self._unjudged:
+            return  # a new process goes on from here; or `resume` has not come to the end
         while draft.touched:
             name = next(iter(draft.touched))
             del draft.touched[name]
@@ -516,6 +545,7 @@ class Ledger:
         name, place = task.task_id, task.operation == "place_order"
         self._queue.pop(name, None)
         self._watches.pop(name, None)
+        self._absent.discard(name)
         match task.phase:
             case Phase.QUEUED:
                 if place:
@@ -524,9 +554,11 @@ class Ledger:
             case Phase.WAITING:
                 self._look_at(task.next_attempt_at, name)
                 self._look_at(task.expires_at, name)
-            case Phase.RESOLVING if place:
+            case Phase.RESOLVING:
                 day = task.trading_day or self._day
-                self._watches[name] = AbsenceWatch(now.mono, day, self.horizon)
+                if place:
+                    self._watches[name] = AbsenceWatch(now.mono, day, self.horizon)
+                self._look_at(end_of(self._told_until(task)), name)
             case Phase.DONE | Phase.DEAD if not place:
                 queue = self._goals.get(task.order_id or "", [])
                 if name in queue:
@@ -541,6 +573,12 @@ class Ledger:
             heapq.heappush(self._timers, (when, name))
 
     def _due(self, draft: Draft, task: OrderTask, now: Moment) -> None:
+        if task.phase is Phase.RESOLVING:
+            if task.task_id in self._absent:
+                self.change(draft, task.task_id, AbsenceProved(now.at), now)
+            elif self._told_until(task) < trading_day(now.at):
+                # The book of that day is gone, and with it what it could have told.
+                self.change(draft, task.task_id, DayEnded(now.at), now)
         if task.phase not in {Phase.QUEUED, Phase.WAITING}:
             return
         if task.expires_at is not None and task.expires_at <= now.at:
@@ -553,21 +591,10 @@ class Ledger:
         ):
             self._queue[task.task_id] = None
 
-    def _end_days(self, draft: Draft, today: date, now: Moment) -> None:
-        """The book of a day that is over is gone, and with it what it could have told."""
-        for task_id, watch in list(self._watches.items()):
-            if _last_day(self.tasks[task_id], watch.day) < today:
-                self.change(draft, task_id, DayEnded(now.at), now)
-        for task_id in [name for queue in self._goals.values() for name in queue]:
-            task = self.tasks[task_id]
-            if task.phase is Phase.RESOLVING and (task.trading_day or today) < today:
-                self.change(draft, task_id, DayEnded(now.at), now)
-        if today != self._day:
-            self._day = today
-            self._modifications.clear()
-            self._taken = 0
-            self.views.roll(today, self.tasks)
-            draft.touched.update(dict.fromkeys(self.batches))
+    def _told_until(self, task: OrderTask) -> date:
+        """The last day whose book can tell what became of a task."""
+        day = task.trading_day or self._day
+        return _last_day(task, day) if task.operation == "place_order" else day
 
     def _next_place(self) -> OrderTask | None:
         """The first queued place task that the account's state does not hold back."""

@@ -56,8 +56,10 @@ class OrderViews:
     _views: dict[str, OrderView] = field(default_factory=dict)
     _since: dict[str, float] = field(default_factory=dict)
     """Process seconds of first sight."""
-    _open: dict[str, OrderView] = field(default_factory=dict)
+    _open: set[str] = field(default_factory=set)
     """Those that may still change."""
+    _unsettled: dict[str, str] = field(default_factory=dict)
+    """Those of which not much more than the reply is known, and whose they are."""
 
     def __contains__(self, order_id: object) -> bool:
         return order_id in self._views
@@ -118,7 +120,7 @@ class OrderViews:
 
     def resting(self, order: PlaceOrder) -> Iterator[OrderView]:
         """Open orders that move the same position the same way."""
-        for view in self._open.values():
+        for view in map(self._views.__getitem__, self._open):
             if all(getattr(view.order, name) == getattr(order, name) for name in KIND):
                 yield view
 
@@ -128,22 +130,26 @@ class OrderViews:
 
     def unsettled(self) -> Iterator[tuple[float, str]]:
         """Orders of which not much more than the reply is known: since when, and whose."""
-        for order_id, view in self._open.items():
-            if view.order.status not in SETTLED:
-                yield self._since[order_id], view.task_id
+        for order_id, task_id in self._unsettled.items():
+            yield self._since[order_id], task_id
 
     def roll(self, today: date, needed: Container[str]) -> None:
         """Drop the orders of earlier days, but for those of tasks that are still needed."""
         for order_id, view in tuple(self._views.items()):
             if view.trading_day < today and view.task_id not in needed:
                 del self._views[order_id], self._since[order_id]
-                self._open.pop(order_id, None)
+                self._open.discard(order_id)
+                self._unsettled.pop(order_id, None)
 
     def _keep(self, view: OrderView, since: float) -> None:
         order_id = view.order.order_id
         self._views[order_id] = view
         self._since[order_id] = since
         if view.order.terminal:
-            self._open.pop(order_id, None)
+            self._open.discard(order_id)
         else:
-            self._open[order_id] = view
+            self._open.add(order_id)
+        if view.order.terminal or view.order.status in SETTLED:
+            self._unsettled.pop(order_id, None)
+        else:
+            self._unsettled[order_id] = view.task_id

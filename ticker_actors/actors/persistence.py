@@ -24,8 +24,9 @@ from ticker_actors.model.events import Event
 
 MAILBOX_SIZE = 1000
 """Changes that may wait; a sender beyond that waits for room, which slows the intake."""
-MOST_CHANGES = 200
-"""In one transaction: some 5 ms of SQLite's time, so that the first is not kept waiting."""
+MOST_CHANGES = 100
+"""In one transaction: beyond that each costs as much as in a group of its own, and the first ones
+would wait for the last, while a smaller group is written as the next one gathers."""
 
 _log = structlog.get_logger(__name__)
 

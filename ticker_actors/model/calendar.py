@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
+from functools import lru_cache
 
 IST = timezone(timedelta(hours=5, minutes=30), "IST")
 """India has one zone and no summer time, so a fixed offset is exact."""
@@ -23,7 +24,13 @@ def trading_day(now: datetime) -> date:
 
 def day_end(now: datetime) -> datetime:
     """Midnight IST after an instant, in UTC: no change of an order outlives the order's day."""
-    return datetime.combine(trading_day(now) + timedelta(days=1), time(), IST).astimezone(UTC)
+    return end_of(trading_day(now))
+
+
+@lru_cache(maxsize=8)
+def end_of(day: date) -> datetime:
+    """When a trading day is over, in UTC."""
+    return datetime.combine(day + timedelta(days=1), time(), IST).astimezone(UTC)
 
 
 def iso(instant: datetime) -> str:

@@ -28,6 +28,11 @@ def task_id(now: datetime, chance: Chance) -> str:
     return f"task_{ulid(now, chance)}"
 
 
+def first_task_id(at: datetime) -> str:
+    """The least id that a task made at an instant or later can have."""
+    return task_id(at, lambda _bits: 0)
+
+
 def event_id(now: datetime, chance: Chance) -> str:
     """An event's id, the same on every channel that tells of it."""
     return f"evt_{ulid(now, chance)}"

@@ -154,13 +154,18 @@ def following(row: OrderTask, task: SavedTask, *, epoch: int, now: datetime) -> 
     return _told(changed, task, tried=tried)
 
 
+def is_strange(task: OrderTask) -> bool:
+    """Whether another program may have saved a task: the service has never sent it."""
+    return not (task.sends or task.finished or task.phase is Phase.PLANNED)
+
+
 def obstacle(task: OrderTask, limits: RiskLimits, at: datetime) -> Invalid | Untraceable | None:
     """Why a service that starts cannot go on with a task that it finds, or None.
 
     Tasks of its own making have been judged before they were stored, and `sends` counts their
     tries: only another program's can have been tried and never sent.
     """
-    if task.sends or task.finished or task.phase is Phase.PLANNED:
+    if not is_strange(task):
         return None
     if task.attempts or task.phase is not Phase.QUEUED:
         return Untraceable(at)

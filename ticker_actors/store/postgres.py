@@ -169,7 +169,7 @@ class PostgresStore(Store):
             message = f"The database {self._link.address} cannot be used: {one_sentence(error)}."
             raise StoreError(message) from error
         self.installation = rows.to(Installation, found)
-        self._subscriptions = Subscriptions(await self.webhooks(None), self.installation.stream)
+        self._subscriptions = Subscriptions((), self.installation.stream)
 
     async def _close(self) -> None:
         """Let go of the leases if that is quickly done, and of the connections."""
@@ -190,6 +190,8 @@ class PostgresStore(Store):
         """
         _log.warning("database lost", error=one_sentence(error), database=str(self._link.address))
         pause, self._lost = FIRST_PAUSE, True
+        while self._idle:  # theirs is the same server
+            terminate(self._idle.pop())
         while True:
             terminate(self._writer)
             await trio.sleep(pause)
@@ -262,7 +264,7 @@ class PostgresStore(Store):
                 if isinstance(found, Fence):
                     self._fences[account_id] = found
                     self._note_leases([account_id], asked_at)
-                    return
+                    break
             if lease is None:
                 who = owners.shown(found["owner"])
                 _log.warning("waiting for a lease", account_id=account_id, owner=who)
@@ -272,6 +274,8 @@ class PostgresStore(Store):
                 raise StoreError(message)
             lease = found["lease_until"]
             await trio.sleep(LEASE_LOOK_SECONDS)
+        # Not before: while this one waited, the owner may have made some.
+        self._subscriptions.add(await self.webhooks(account_id))
 
     async def _take(self, account_id: str, owner: str) -> Fence | asyncpg.Record:
         """The account's row, now ours; or as it is, when its owner may be alive."""
@@ -318,24 +322,33 @@ class PostgresStore(Store):
         async with self._turn():
             return await self._commit(changes, now)
 
-    async def _commit(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
+    async def _commit(
+        self, changes: Sequence[Change], now: datetime, *, last: bool = False
+    ) -> list[CommitAnswer]:
         try:
             return await self._commit_together(changes, now)
         except BAD_ROW as error:
-            if len(changes) == 1:
+            alone = len(changes) == 1
+            if alone and (last or not isinstance(error, asyncpg.UniqueViolationError)):
                 _log.error("unstorable change", error=str(error), account_id=changes[0].account_id)
                 return [Unstorable(str(error))]
-        # One bad row must not fail its neighbours: each goes alone.
-        return [answer for change in changes for answer in await self._commit([change], now)]
+        # One bad row must not fail its neighbours: each goes alone. Once more even if it was alone:
+        # a key that another copy has used since it was looked for is found now.
+        return [
+            answer for change in changes for answer in await self._commit([change], now, last=alone)
+        ]
 
     async def _commit_together(
         self, changes: Sequence[Change], now: datetime
     ) -> list[CommitAnswer]:
+        taken: dict[str, Key] = {}
+        in_doubt = False  # most keys are new: to ask first would cost each commit a round trip
         while True:
             statement: Transaction | None = None
             asked_at = _now()
             try:
-                taken = await self._taken_keys(changes)
+                if in_doubt:
+                    taken = await self._taken_keys(changes)
                 statement = transaction(
                     changes,
                     taken=taken,
@@ -344,6 +357,11 @@ class PostgresStore(Store):
                     now=now,
                 )
                 await self._run(statement)
+            except asyncpg.UniqueViolationError:
+                if in_doubt:
+                    raise
+                in_doubt = True
+                continue
             except BAD_ROW:
                 raise
             except LOST as error:
@@ -379,7 +397,6 @@ class PostgresStore(Store):
         keys = [change.key.key for change in changes if change.key is not None]
         if not keys:
             return {}
-        # A key that appears meanwhile, by another process, is a bad row: it comes back here alone.
         sql = "SELECT * FROM idempotency_keys WHERE key = ANY($1)"
         found = await self._link.call(self._writer.fetch, sql, keys)
         return {row["key"]: rows.to(Key, row) for row in found}
@@ -411,20 +428,31 @@ class PostgresStore(Store):
         pause = FIRST_PAUSE
         async with self._reading:
             while True:
-                connection: asyncpg.Connection | None = None
                 try:
-                    connection = self._idle.pop() if self._idle else await self._link.connect()
-                    found = await work(connection)
+                    connection = await self._reader()
+                    try:
+                        found = await work(connection)
+                    except BaseException:  # cancelled or not, it is raised again
+                        terminate(connection)
+                        raise
                 except LOST:
-                    terminate(connection)
                     await trio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
                     continue
-                except BaseException:  # cancelled or not, it is raised again
-                    terminate(connection)
-                    raise
                 self._idle.append(connection)
                 return found
+
+    async def _reader(self) -> asyncpg.Connection:
+        """A connection for one read. Raises one of `LOST`."""
+        if self._idle:
+            return self._idle.pop()
+        try:
+            return await self._link.connect()
+        except REFUSED as error:  # also one whose password is wrong just now
+            raise ConnectionError(one_sentence(error)) from error
+
+    def _as_json(self, table: str, columns: Sequence[str]) -> str:  # noqa: ARG002  # all of them
+        return f"row_to_json({table})"
 
     async def due_deliveries(self, now: datetime, each: int) -> list[Delivery]:
         """Deliveries whose time has come, oldest first, at most `each` of one subscription.

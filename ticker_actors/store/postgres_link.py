@@ -51,6 +51,7 @@ LOST = (
     asyncpg.InternalClientError,  # it is about to be: the server's farewell was not read yet
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # shut down, cancelled, starting up
+    asyncpg.PostgresSystemError,  # its own I/O errors: what it could not write is not committed
     asyncpg.InsufficientResourcesError,  # its disk is full, or its connections are used up
     asyncpg.LockNotAvailableError,
     asyncpg.TransactionRollbackError,

@@ -77,7 +77,8 @@ TASK_FIXED = ("idempotency_key", "operation", "params", "created_at", "account_i
 ORDER_FIXED = ("trading_day",)
 """The day of first sight."""
 
-_JSON_COLUMNS = frozenset({"params", "result", "task_ids", "answer", "events", "data"})
+JSON_COLUMNS = frozenset({"params", "result", "task_ids", "answer", "events", "data"})
+"""Whose values are JSON themselves."""
 
 
 def replacing(columns: Iterable[str], key: str, fixed: Iterable[str] = ()) -> str:
@@ -87,21 +88,28 @@ def replacing(columns: Iterable[str], key: str, fixed: Iterable[str] = ()) -> st
     return f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
 
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+"""Most values are of these; a `match` would look through all its cases for them."""
+
+
 def column(value: object) -> object:
     """A field's value as SQLite stores it."""
+    if type(value) in _PLAIN:
+        return value
     match value:
         case datetime():
-            return iso(value)
+            value = iso(value)
         case date():
-            return value.isoformat()
+            value = value.isoformat()
         case msgspec.Raw():
-            return bytes(value).decode()
+            value = bytes(value).decode()
         case dict() | tuple() | list() | msgspec.Struct():
-            return msgspec.json.encode(value).decode()
+            value = msgspec.json.encode(value).decode()
         case str():
-            return str(value)  # an enum's plain value
+            value = str(value)  # an enum's plain value
         case _:
-            return value
+            pass
+    return value
 
 
 def of(struct: msgspec.Struct, columns: Iterable[str] | None = None) -> tuple[Any, ...]:
@@ -138,7 +146,7 @@ def of_result(result: DeliveryResult, now: datetime) -> DeliveryUpdate:
 def to(kind: type[S], row: Row) -> S:
     """The struct that a row of its columns holds."""
     fields = {
-        name: msgspec.json.decode(value) if name in _JSON_COLUMNS and value is not None else value
+        name: msgspec.json.decode(value) if name in JSON_COLUMNS and value is not None else value
         for name, value in row.items()
         if name in kind.__struct_fields__
     }
@@ -147,13 +155,18 @@ def to(kind: type[S], row: Row) -> S:
 
 def to_order(row: Row) -> OrderView:
     """The order that a row of `broker_orders` holds."""
+    return to_view(to(Order, row))
+
+
+def to_view(row: Order) -> OrderView:
+    """The order that a row holds."""
     return OrderView(
-        account_id=row["account_id"],
-        order=msgspec.json.decode(row["data"], type=BrokerOrder),
-        task_id=row["task_id"],
-        tag=row["tag"],
-        version=row["version"],
-        trading_day=msgspec.convert(row["trading_day"], date),
+        account_id=row.account_id,
+        order=row.data,
+        task_id=row.task_id or "",
+        tag=row.tag,
+        version=row.version,
+        trading_day=row.trading_day,
     )
 
 

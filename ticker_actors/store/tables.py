@@ -102,8 +102,25 @@ class Store(ABC):
     async def _rows(self, sql: str, *values: object) -> Sequence[rows.Row]:
         """Run a query on a reader's connection."""
 
+    @abstractmethod
+    def _as_json(self, table: str, columns: Sequence[str]) -> str:
+        """The expression that makes one JSON text of a table's row, with at least these columns."""
+
     async def _all(self, kind: type[rows.S], sql: str, *values: object) -> list[rows.S]:
         return [rows.to(kind, row) for row in await self._rows(sql, *values)]
+
+    async def _many(
+        self, kind: type[rows.S], table: str, which: str, *values: object
+    ) -> list[rows.S]:
+        """The rows of a table, `which` being the rest of the query.
+
+        For a hundred thousand: one text a row, made by the database and decoded without a step in
+        between, takes a third of the time of as many columns.
+        """
+        row = self._as_json(table, kind.__struct_fields__)
+        found = await self._rows(f"SELECT {row} AS row FROM {table} {which}", *values)
+        decoder = msgspec.json.Decoder(kind, strict=False)
+        return [decoder.decode(text["row"]) for text in found]
 
     async def task(self, task_id: str) -> OrderTask | None:
         """One task, or None."""
@@ -208,41 +225,49 @@ class Store(ABC):
     async def _recover(self, account: rows.Row, now: datetime) -> Recovered:
         """What a new owner needs. It has the epoch already, so nobody else changes these rows."""
         account_id, today = account["account_id"], trading_day(now)
-        midnight = day_end(now) - timedelta(days=1)
+        since = ids.first_task_id(day_end(now) - timedelta(days=1))
         modifications = await self._rows(
             "SELECT order_id, SUM(sends) AS sends FROM order_tasks WHERE account_id = $1 "
-            "AND operation = 'modify_order' AND created_at >= $2 GROUP BY order_id",
+            "AND operation = 'modify_order' AND task_id >= $2 GROUP BY order_id",
             account_id,
-            midnight,
+            since,
         )
         (taken,) = await self._rows(
             "SELECT COUNT(*) AS count FROM order_tasks WHERE account_id = $1 "
-            "AND operation = 'place_order' AND created_at >= $2",
+            "AND operation = 'place_order' AND task_id >= $2",
             account_id,
-            midnight,
+            since,
         )
-        tasks = await self._all(
+        # Two questions, for each has its index: the finished tasks of a year are in neither.
+        unfinished = await self._many(
             OrderTask,
-            "SELECT * FROM order_tasks WHERE account_id = $1 AND (phase NOT IN ('done', 'dead') OR "
-            "batch_id IN (SELECT batch_id FROM batches WHERE account_id = $1 "
-            "AND completed_at IS NULL)) ORDER BY created_at, rowid",
+            "order_tasks",
+            "WHERE account_id = $1 AND phase NOT IN ('done', 'dead') ORDER BY rowid",
             account_id,
         )
-        batches = await self._all(
-            Batch,
-            "SELECT * FROM batches WHERE account_id = $1 AND completed_at IS NULL",
+        legs = await self._many(
+            OrderTask,
+            "order_tasks",
+            "WHERE batch_id IN (SELECT batch_id FROM batches WHERE account_id = $1 "
+            "AND completed_at IS NULL) AND phase IN ('done', 'dead') ORDER BY rowid",
             account_id,
         )
-        orders = await self._rows(
-            "SELECT * FROM broker_orders WHERE account_id = $1 AND (trading_day = $2 OR task_id IN "
+        batches = await self._many(
+            Batch, "batches", "WHERE account_id = $1 AND completed_at IS NULL", account_id
+        )
+        orders = await self._many(
+            rows.Order,
+            "broker_orders",
+            "WHERE account_id = $1 AND (trading_day = $2 OR task_id IN "
             "(SELECT task_id FROM order_tasks WHERE batch_id IN (SELECT batch_id FROM batches "
             "WHERE account_id = $1 AND completed_at IS NULL))) ORDER BY rowid",
             account_id,
             today,
         )
-        attempts = await self._all(
+        attempts = await self._many(
             Attempt,
-            "SELECT * FROM task_attempts WHERE account_id = $1 AND sent_at > $2 ORDER BY sent_at",
+            "task_attempts",
+            "WHERE account_id = $1 AND sent_at > $2 ORDER BY sent_at",
             account_id,
             now - timedelta(days=1),
         )
@@ -257,9 +282,9 @@ class Store(ABC):
             ),
             modifications={row["order_id"]: int(row["sends"]) for row in modifications},
             taken_today=taken["count"],
-            tasks=tuple(tasks),
+            tasks=tuple(sorted((*unfinished, *legs), key=lambda task: task.created_at)),
             batches=tuple(batches),
-            orders=tuple(map(rows.to_order, orders)),
+            orders=tuple(map(rows.to_view, orders)),
             attempts=tuple(attempts),
         )
 
@@ -270,6 +295,10 @@ class Subscriptions:
     def __init__(self, webhooks: Sequence[Webhook], stream: str) -> None:
         self._stream = stream
         self._known: dict[str, dict[str, Webhook]] = {}
+        self.add(webhooks)
+
+    def add(self, webhooks: Sequence[Webhook]) -> None:
+        """Take up webhooks that were found."""
         for webhook in webhooks:
             self._note(webhook)
 

@@ -4,12 +4,13 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 import msgspec
+import trio
 from msgspec import Meta
 from quart import Blueprint, Response
 
 from ticker_actors.model import ids
 from ticker_actors.model.calendar import iso
-from ticker_actors.model.changes import Change, Webhook
+from ticker_actors.model.changes import Change, Unstorable, Webhook
 from ticker_actors.model.events import WebhookEvent
 from ticker_actors.model.webhook_rules import url_problem
 from ticker_actors.web import decoding
@@ -18,6 +19,8 @@ from ticker_actors.web.parts import Parts
 from ticker_actors.web.problems import Problem, bad_fields, not_found
 from ticker_actors.web.tasks import as_json
 
+STORE_SECONDS = 10.0
+"""As long as an order waits to be durable."""
 MOST_WEBHOOKS = 20
 """Subscriptions of one account: each costs a delivery an event."""
 
@@ -63,7 +66,7 @@ def blueprint(parts: Parts) -> Blueprint:
             secret=body.secret,
             created_at=parts.clock.now(),
         )
-        await parts.persistence.commit(Change(account_id=account_id, webhooks=(webhook,)))
+        await stored(webhook)
         return as_json(webhook_json(webhook), HTTPStatus.CREATED)
 
     @routes.get("/advanced/webhooks")
@@ -80,9 +83,26 @@ def blueprint(parts: Parts) -> Blueprint:
         webhook = await parts.tables.webhook(webhook_id)
         if webhook is None:
             raise not_found(f"webhook {webhook_id!r}")
+        if webhook.account_id not in parts.executor.accounts:
+            message = f"Webhook {webhook_id!r} is of an account of another service."
+            raise Problem(HTTPStatus.CONFLICT, message)
         gone = msgspec.structs.replace(webhook, active=False, deleted=True, secret=None)
-        await parts.persistence.commit(Change(account_id=webhook.account_id, webhooks=(gone,)))
+        await stored(gone)
         return as_json({"success": True, "webhook_id": webhook_id})
+
+    async def stored(webhook: Webhook) -> None:
+        """Make a subscription durable, or say that it is not known to be."""
+        change = Change(account_id=webhook.account_id, webhooks=(webhook,))
+        with trio.move_on_after(STORE_SECONDS):
+            answer = await parts.persistence.commit(change)
+            if isinstance(answer, Unstorable):
+                raise bad_fields([("body", f"cannot be stored: {answer.message}")])
+            return
+        raise Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "It is not known yet whether this was stored: ask GET /advanced/webhooks.",
+            retry_after=5,
+        )
 
     async def check_url(url: str) -> None:
         problem = url_problem(url, allow_http=parts.settings.private_webhooks)
