@@ -158,7 +158,8 @@ async def group_commit(opening: AbstractAsyncContextManager[Store], waiters: int
             PersistenceActor(store, hub, Wakeup(), SystemClock(), metrics), drain=5
         ) as persistence,
     ):
-        found = await store.take_over("primary", "bench", datetime.now(UTC))
+        await store.claim("primary", "bench")
+        found = await store.recover("primary", datetime.now(UTC))
         await hub.start_from("primary", found.head_sequence)
         await persistence.commit(Change(account_id="primary", webhooks=(WEBHOOK,)))
         watch = Watch()

@@ -4,6 +4,7 @@ Everything here is in memory, so that under `MockClock(autojump_threshold=0)` ti
 nothing can happen. Stores and brokers outlive processes; a `Process` can be killed at any moment.
 """
 
+import math
 import random
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
@@ -149,6 +150,7 @@ class Connection:
     store: MemoryStore
     alive: bool = True
     epochs: dict[str, int] = field(default_factory=dict)
+    lease: float = math.inf
 
     async def _pass(self, seconds: float) -> None:
         await trio.sleep(seconds)
@@ -165,8 +167,10 @@ class Connection:
         await self._pass(seconds)
         return answers
 
-    async def take_over(self, account_id: str, owner: str, now: datetime) -> Recovered:
-        del owner
+    def lease_seconds(self, _account_id: str) -> float:
+        return self.lease
+
+    async def recover(self, account_id: str, now: datetime) -> Recovered:
         await self._pass(0.001)
         store = self.store
         epoch = self.epochs[account_id] = store.epochs.get(account_id, 0) + 1
@@ -576,7 +580,6 @@ class Process:
             world.chance,
             METRICS,
             installation=INSTALLATION,
-            owner="test",
             limits=world.limits,
             horizon=world.horizon,
             max_attempts=world.max_attempts,

@@ -12,7 +12,7 @@ import msgspec
 
 from tests import postgres
 from ticker_actors.model import database
-from ticker_actors.model.changes import Change, Webhook
+from ticker_actors.model.changes import Change, Recovered, Webhook
 from ticker_actors.model.events import Event, EventName
 from ticker_actors.model.orders import BrokerOrder, OrderView
 from ticker_actors.model.tasks import OrderTask, Phase, TaskStatus
@@ -145,3 +145,9 @@ def change(*tasks: OrderTask, **rows: Any) -> Change:  # noqa: ANN401  # rows
 async def commit(store: Store, *changes: Change) -> list[type]:
     """Commit, and say what became of each."""
     return [type(answer) for answer in await store.commit(changes, AT)]
+
+
+async def take_over(store: Store, account_id: str, owner: str) -> Recovered:
+    """Become an account's writer, as a start does; what is found."""
+    await store.claim(account_id, owner)
+    return await store.recover(account_id, AT)

@@ -1,9 +1,9 @@
 """The ExecutorActor on a mocked clock: what is sent, when, and what is told of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from datetime import timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import pytest
@@ -53,12 +53,15 @@ from ticker_actors.actors.executor import (
     Overloaded,
     Unanswered,
 )
+from ticker_actors.actors.lane import Lane
 from ticker_actors.mailbox import Stopped, running
 from ticker_actors.model.limits import Limits
 from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import (
+    CALL_SECONDS,
     ChangeOutcome,
     FeedBack,
+    FeedItem,
     FeedLost,
     Placed,
     PlaceOutcome,
@@ -393,6 +396,21 @@ async def test_expires_while_it_is_being_stored(autojump_clock: MockClock) -> No
     assert task.reason is Reason.EXPIRED
     assert task.attempts == 0
     assert not world.broker.calls
+
+
+async def test_nothing_is_sent_on_a_short_lease(autojump_clock: MockClock) -> None:
+    """Who stood still may have been replaced: it sends once it has the lease for the whole call."""
+    world = World(broker=FakeBroker())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        process.connection.lease = CALL_SECONDS - 0.1
+        task = await submit(process)
+        await trio.sleep(2)
+        assert not world.broker.calls
+        process.connection.lease = CALL_SECONDS
+        task = await finished(process, task)
+    assert (task.status, task.attempts) == (TaskStatus.COMPLETED, 1)
+    assert len(world.broker.calls) == 1
 
 
 async def test_eight_orders_a_second(autojump_clock: MockClock) -> None:
@@ -1083,6 +1101,62 @@ async def test_without_a_feed_the_book_shows_fills(
         assert not state.feed_up
     (status,) = data(world.store, "account_status")
     assert status["state"] == "feed_lost"
+
+
+async def test_feed_is_closed_by_its_reader(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who stops listening closes what it listened to, so that its connection goes down too."""
+    closed: list[bool] = []
+
+    class Connected:
+        def __aiter__(self) -> Self:
+            return self
+
+        async def __anext__(self) -> FeedItem:
+            await trio.sleep_forever()
+
+        async def aclose(self) -> None:
+            closed.append(True)
+
+    process = Process(World(broker=SilentFeed()))
+    monkeypatch.setattr(process.line, "updates", Connected)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(process.run)
+        await trio.sleep(OPENED)
+        assert closed == []
+        process.lane.stop()
+        await wait_all_tasks_blocked()
+        assert closed == [True]
+        process.kill()
+
+
+async def test_feed_is_closed_when_a_decision_fails(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A generator that is between two items is closed too when its reader breaks."""
+    closed: list[bool] = []
+
+    async def generated() -> AsyncGenerator[FeedItem]:
+        try:
+            yield FeedLost("Connection reset.")
+        finally:
+            closed.append(True)
+
+    class BugError(Exception):
+        pass
+
+    def broken(*args: object, **kwargs: object) -> None:
+        assert not closed
+        raise BugError
+
+    world = World(broker=SilentFeed())
+    process = Process(world)
+    monkeypatch.setattr(process.line, "updates", generated)
+    monkeypatch.setattr(Lane, "_turn_feed", broken)
+    with pytest.RaisesGroup(BugError, flatten_subgroups=True, allow_unwrapped=True):
+        await process.run()
+    assert closed == [True]
 
 
 async def test_silent_feed_is_made_good_by_the_book(autojump_clock: MockClock) -> None:

@@ -23,6 +23,7 @@ from tests.stores import (
     commit,
     event,
     order,
+    take_over,
     task,
     webhook,
 )
@@ -52,8 +53,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 async def store(place: Place) -> AsyncGenerator[Store]:
     """A store that owns accounts `primary` and `second`."""
     async with place.open() as opened:
-        await opened.take_over("primary", "me", AT)
-        await opened.take_over("second", "me", AT)
+        await opened.claim("primary", "me")
+        await opened.claim("second", "me")
         yield opened
 
 
@@ -471,12 +472,12 @@ async def test_a_new_owner_finds_what_is_not_finished(place: Place) -> None:
         for number, age in enumerate(ages)
     )
     async with place.open() as store:
-        first = await store.take_over("primary", "one", AT)
+        first = await take_over(store, "primary", "one")
         assert (first.epoch, first.head_sequence, first.tasks) == (1, 0, ())
         rows: dict[str, Any] = {"batches": (open_batch, closed), "orders": orders}
         await commit(store, change(*tasks, attempts=attempts, events=(event("1"),), **rows))
     async with place.open() as store:
-        found = await store.take_over("primary", "two", AT)
+        found = await take_over(store, "primary", "two")
     assert (found.epoch, found.head_sequence) == (2, 1)
     assert [made.task_id[5:] for made in found.tasks] == ["9", "2", "5", "1"]
     assert [batch.batch_id for batch in found.batches] == ["open"]
@@ -490,11 +491,11 @@ async def test_the_names_of_an_installation_last(place: Place) -> None:
     """Tags and sequences of one database mean the same after a restart."""
     async with place.open() as store:
         first = store.installation
-        await store.take_over("primary", "me", AT)
+        await store.claim("primary", "me")
         await commit(store, change(webhooks=(webhook(),)))
     async with place.open(seed=2) as store:
         assert store.installation == first
-        await store.take_over("primary", "me", AT)
+        await store.claim("primary", "me")
         answer = (await store.commit([change(events=(event("1"),))], AT))[0]
         assert isinstance(answer, Committed)
         assert answer.deliveries == 1
@@ -521,14 +522,14 @@ async def test_accounts_are_taken_over_while_others_are_written(store: Store) ->
     """One connection writes, so one at a time: no transaction is torn in two."""
     epochs: list[int] = []
 
-    async def take_over(number: int) -> None:
-        found = await store.take_over(f"account-{number}", "me", AT)
+    async def follow(number: int) -> None:
+        found = await take_over(store, f"account-{number}", "me")
         epochs.append(found.epoch)
 
     async with trio.open_nursery() as nursery:
         for number in range(20):
             nursery.start_soon(commit, store, change(task(number)))
-            nursery.start_soon(take_over, number)
+            nursery.start_soon(follow, number)
     assert epochs == [1] * 20
     assert (
         len(await store.tasks(account_id=None, status=None, batch_id=None, before=None, limit=99))

@@ -18,14 +18,25 @@ import trio
 from msgspec.structs import replace
 
 from tests.postgres import Server, execute
-from tests.stores import AT, SECOND, UNICODE, PostgresPlace, change, commit, event, task, webhook
+from tests.stores import (
+    AT,
+    SECOND,
+    UNICODE,
+    PostgresPlace,
+    change,
+    commit,
+    event,
+    take_over,
+    task,
+    webhook,
+)
 from ticker_actors.model import database
 from ticker_actors.model.changes import Attempt, Committed, Key, KeyTaken
 from ticker_actors.model.tasks import Phase, Reason, TaskStatus
 from ticker_actors.store import owner as owners
 from ticker_actors.store import postgres, postgres_link
-from ticker_actors.store.postgres import PostgresStore
-from ticker_actors.store.postgres_commit import Transaction
+from ticker_actors.store.postgres import LEASE_LOOK_SECONDS, RENEW_SECONDS, PostgresStore
+from ticker_actors.store.postgres_commit import LEASE_SECONDS, Transaction
 from ticker_actors.store.tables import StaleEpochError, StoreError
 
 ME = owners.this_process()
@@ -41,7 +52,7 @@ def place(postgres_url: str) -> PostgresPlace:
 async def store(place: PostgresPlace) -> AsyncGenerator[PostgresStore]:
     """A store that owns account `primary`."""
     async with place.open() as opened:
-        await opened.take_over("primary", ME, AT)
+        await opened.claim("primary", ME)
         yield opened
 
 
@@ -348,7 +359,7 @@ async def test_a_table_that_somebody_locks(
             assert len(load.acknowledged) <= before + CLIENTS
 
     async with place.open() as store:
-        await store.take_over("primary", ME, AT)
+        await store.claim("primary", ME)
         await under_load(store, place, lock)
     assert sessions(place) >= 1
 
@@ -387,9 +398,9 @@ async def test_a_dead_owner_is_followed_at_once(place: PostgresPlace) -> None:
         other.kill()
     assert owners.is_gone(dead)
     async with place.open() as store:
-        await store.take_over("primary", ME, AT)
+        await store.claim("primary", ME)
         take_as(place, dead, "1 hour")
-        assert (await store.take_over("primary", ME, AT)).epoch == 3
+        assert (await take_over(store, "primary", ME)).epoch == 3
 
 
 def take_as(place: PostgresPlace, owner: str, lease: str) -> None:
@@ -419,17 +430,52 @@ async def test_a_lease_of_another_host_is_waited_out(
     """Then it is taken over, under a new epoch."""
     take_as(place, "elsewhere/boot/1/2/3", "1 second")
     began = trio.current_time()
-    assert (await store.take_over("primary", ME, AT)).epoch == 3
+    assert (await take_over(store, "primary", ME)).epoch == 3
     assert trio.current_time() - began > 0.5
+
+
+async def test_a_lease_runs_while_the_process_stands_still(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is counted from before it was asked for; each commit begins it anew."""
+    seconds = 1000.0
+    monkeypatch.setattr(postgres, "_now", lambda: seconds)
+    assert store.lease_seconds("nobody's") < 0
+    await commit(store, change(task()))
+    assert store.lease_seconds("primary") == LEASE_SECONDS
+    seconds += LEASE_SECONDS + 1
+    assert store.lease_seconds("primary") == -1
+    await commit(store, change(task(2)))
+    assert store.lease_seconds("primary") == LEASE_SECONDS
+
+
+@pytest.mark.slow
+async def test_a_patient_store_waits_for_its_account(place: PostgresPlace) -> None:
+    """As long as the holder renews its lease; and it keeps what it has claimed meanwhile."""
+    async with (
+        place.open() as holder,
+        PostgresStore.open(
+            database.postgres(place.url), now=AT, chance=Random(2).getrandbits, patient=True
+        ) as standby,
+        trio.open_nursery() as nursery,
+    ):
+        await holder.claim("primary", ME)
+        await standby.claim("second", "elsewhere/boot/1/2/3")
+        nursery.start_soon(standby.claim, "primary", "elsewhere/boot/1/2/3")
+        await trio.sleep(RENEW_SECONDS + 2 * LEASE_LOOK_SECONDS)
+        assert await commit(holder, change(task())) == [Committed]
+        assert standby.lease_seconds("primary") < 0 < standby.lease_seconds("second")
+        await holder._link.call(holder._writer.execute, postgres._RELEASE, *holder._held())
+        holder._fences.clear()  # so that it does not renew what it has let go of
 
 
 @pytest.mark.slow
 async def test_an_account_in_use_is_refused(place: PostgresPlace) -> None:
     """Once its lease is renewed, in one sentence; the holder goes on."""
     async with place.open() as holder, place.open() as other:
-        await holder.take_over("primary", ME, AT)
+        await holder.claim("primary", ME)
         with pytest.raises(StoreError) as info:
-            await other.take_over("primary", "elsewhere/boot/1/2/3", AT)
+            await other.claim("primary", "elsewhere/boot/1/2/3")
         assert str(info.value) == (
             f"Account primary is in use by another running service ({owners.shown(ME)})."
         )
@@ -439,11 +485,11 @@ async def test_an_account_in_use_is_refused(place: PostgresPlace) -> None:
 async def test_a_clean_stop_lets_go_of_the_lease(place: PostgresPlace) -> None:
     """The next start, on any host, need not wait."""
     async with place.open() as store:
-        await store.take_over("primary", "elsewhere/boot/1/2/3", AT)
+        await store.claim("primary", "elsewhere/boot/1/2/3")
         assert place.execute("SELECT lease_until > now() FROM accounts") == [(True,)]
     assert place.execute("SELECT lease_until FROM accounts") == [(None,)]
     async with place.open() as store:
-        assert (await store.take_over("primary", ME, AT)).epoch == 2
+        assert (await take_over(store, "primary", ME)).epoch == 2
 
 
 @pytest.mark.slow
@@ -455,7 +501,7 @@ async def test_an_idle_owner_learns_that_it_is_one_no_more(
 
     async def idle() -> None:
         async with place.open() as store:
-            await store.take_over("primary", ME, AT)
+            await store.claim("primary", ME)
             await trio.sleep(0.3)
             take_as(place, "elsewhere/boot/1/2/3", "1 hour")
             await trio.sleep(20)
@@ -472,7 +518,7 @@ async def test_an_idle_owner_connects_again(
     """Before the next order needs the connection."""
     monkeypatch.setattr(postgres, "RENEW_SECONDS", 0.1)
     async with place.open() as store:
-        await store.take_over("primary", ME, AT)
+        await store.claim("primary", ME)
         pid = store._writer.get_server_pid()
         place.execute(f"SELECT pg_terminate_backend({pid})")
         with trio.fail_after(20):
@@ -533,7 +579,7 @@ async def test_the_documents_table_is_made_and_taken_over(place: PostgresPlace) 
     )
     async with place.open() as store:
         assert [place.execute(sql) for sql in (OF_THE_TABLE, OF_ITS_INDEXES)] == documented
-        assert (await store.take_over("primary", ME, AT)).tasks == ()
+        assert (await take_over(store, "primary", ME)).tasks == ()
         found = await store.tasks(account_id=None, status=None, batch_id=None, before=None, limit=9)
         assert {made.task_id[5:]: (made.status, made.phase, made.reason) for made in found} == {
             "completed": ("completed", Phase.DONE, None),

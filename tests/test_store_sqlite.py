@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.stores import AT, SECOND, UNICODE, SqlitePlace, change, commit, task
+from tests.stores import AT, SECOND, UNICODE, SqlitePlace, change, commit, take_over, task
 from ticker_actors.model.changes import Committed
 from ticker_actors.model.tasks import OrderTask, Phase, Reason, TaskStatus
 from ticker_actors.store.sqlite import SqliteStore
@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 async def store(path: Path) -> AsyncGenerator[SqliteStore]:
     """A store that owns account `primary`."""
     async with open_store(path) as opened:
-        await opened.take_over("primary", "me", AT)
+        await opened.claim("primary", "me")
         yield opened
 
 
@@ -94,7 +94,7 @@ async def test_a_second_process_is_refused_until_the_first_is_killed(path: Path)
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
         async with open_store(path) as store:
-            assert (await store.take_over("primary", "me", AT)).epoch == 1
+            assert (await take_over(store, "primary", "me")).epoch == 1
 
 
 async def test_a_process_cannot_open_it_twice(store: SqliteStore, path: Path) -> None:
@@ -238,12 +238,12 @@ async def test_a_full_disk_raises(tmp_path: Path) -> None:
     acknowledged: list[str] = []
     with small_disk(tmp_path / "disk") as disk:
         async with open_store(disk / "ticker.db") as store:
-            await store.take_over("primary", "me", AT)
+            await store.claim("primary", "me")
             with pytest.raises(sqlite3.OperationalError):
                 await fill(store, acknowledged)
         subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
         async with open_store(disk / "ticker.db") as store:
-            found = await store.take_over("primary", "me", AT)
+            found = await take_over(store, "primary", "me")
             assert acknowledged
             assert [made.task_id for made in found.tasks] == acknowledged
 

@@ -515,7 +515,7 @@ async def service(path: Path, clock: HandClock, drain: float = 6) -> AsyncGenera
         store = await stack.enter_async_context(
             SqliteStore.open(path, now=clock.now(), chance=chance)
         )
-        await store.take_over("primary", "test", clock.now())
+        await store.claim("primary", "test")
         hub = await stack.enter_async_context(
             running(StreamHub(store.installation.stream, metrics, 0), drain=1)
         )
@@ -656,7 +656,7 @@ async def test_a_subscription_deleted_under_way_harms_nothing(path: Path, clock:
 async def store(path: Path) -> AsyncGenerator[SqliteStore]:
     """Tables of which this process writes the account."""
     async with SqliteStore.open(path, now=NOON, chance=Random(1).getrandbits) as store:
-        await store.take_over("primary", "test", NOON)
+        await store.claim("primary", "test")
         yield store
 
 

@@ -1,9 +1,10 @@
-"""The command line: `ticker-actors serve`."""
+"""The command line: `ticker-actors serve`, and what an operator runs beside it."""
 
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -14,15 +15,22 @@ from ticker_actors.exchange.file import PaperFileUnusable
 from ticker_actors.mailbox import Stopped
 from ticker_actors.service import Address, StartError, serve
 from ticker_actors.settings import Settings, SettingsError, load
-from ticker_actors.store.tables import StoreError
+from ticker_actors.store.tables import StaleEpochError, StoreError
+from ticker_actors.upkeep import migrate
 
-OPTIONS = {
-    "--host": "the address to listen on (HOST)",
-    "--port": "the port to listen on (PORT)",
-    "--database-url": "sqlite:///file.db or postgresql://… (DATABASE_URL)",
-    "--broker": "paper (BROKER)",
-    "--log-format": "auto, console or json (LOG_FORMAT)",
+OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "--host": {"help": "the address to listen on (HOST)"},
+    "--port": {"help": "the port to listen on (PORT)"},
+    "--database-url": {"help": "sqlite:///file.db or postgresql://… (DATABASE_URL)"},
+    "--broker": {"help": "paper (BROKER)"},
+    "--log-format": {"help": "auto, console or json (LOG_FORMAT)"},
+    "--standby": {
+        "help": "wait while another copy writes the accounts, and take over (STANDBY)",
+        "action": "store_const",
+        "const": "1",
+    },
 }
+"""Each sets the setting of its name."""
 
 BANNER = """
   Ticker Actors is ready: account 'primary' on the {broker} exchange, orders in {database}.
@@ -38,45 +46,78 @@ BANNER = """
       "exchange": "NSE", "tradingsymbol": "INFY", "transaction_type": "BUY",
       "quantity": 1, "product": "CNC", "order_type": "MARKET"}}'
 """
+INTERRUPTED = 130
+"""The exit code of a program that Ctrl-C ended before it served: 128 and the signal's number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One word of the command line."""
+
+    help: str
+    options: Sequence[str]
+    run: Callable[[Settings], Awaitable[None]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Exit code: 0 after a clean stop, 1 after a crash, 2 when misused."""
+    """Run the command line. Exit code: 0 after a clean end, 1 after a crash, 2 when misused."""
     parser = argparse.ArgumentParser(
         prog="ticker-actors", description="A durable order service for Kite Connect."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    service = commands.add_parser(
-        "serve", help="run the service", epilog="Every setting is an environment variable too."
-    )
-    for option, text in OPTIONS.items():
-        service.add_argument(option, help=text)
+    for name, command in COMMANDS.items():
+        words = commands.add_parser(
+            name, help=command.help, epilog="Every setting is an environment variable too."
+        )
+        for option in command.options:
+            words.add_argument(option, **OPTIONS[option])  # type: ignore[arg-type]  # only texts
     given = vars(parser.parse_args(arguments))
-    del given["command"]
+    command = COMMANDS[given.pop("command")]
     overrides = {name.upper(): text for name, text in given.items() if text is not None}
     try:
         settings = load({**os.environ, **overrides})
     except SettingsError as error:
         return _complain(str(error), 2)
     log.configure(settings.log_level, settings.log_format)
-    complaint = ""
+    return _run(command, settings)
+
+
+def _run(command: Command, settings: Settings) -> int:
+    complaint, code = "", 0
     try:
-        trio.run(_serve, settings, strict_exception_groups=True)
-    except* (StartError, StoreError, PaperFileUnusable) as group:
-        complaint = str(next(_leaves(group)))
+        trio.run(command.run, settings, strict_exception_groups=True)
+    except* (StartError, StoreError, StaleEpochError, PaperFileUnusable) as group:
+        complaint, code = str(next(_leaves(group))), 1
+    except* KeyboardInterrupt:
+        code = INTERRUPTED
     except* Exception as group:  # noqa: BLE001  # the last place that can say what happened
         leaf = _cause(group)
-        structlog.get_logger(__name__).critical(
-            "crashed", error=f"{type(leaf).__name__}: {leaf}", exc_info=group
-        )
-        complaint = "a bug or a failing disk stopped it; start it again, and it recovers"
-    return _complain(complaint, 1) if complaint else 0
+        if not complaint or not isinstance(leaf, Stopped):
+            structlog.get_logger(__name__).critical(
+                "crashed", error=f"{type(leaf).__name__}: {leaf}", exc_info=group
+            )
+            complaint = "a bug or a failing disk stopped it; start it again, and it recovers"
+            code = 1
+    return _complain(complaint, code) if complaint else code
 
 
 async def _serve(settings: Settings) -> None:
     async with trio.open_nursery() as nursery:
         address: Address = await nursery.start(partial(serve, settings))
         _greet(settings, address)
+
+
+async def _migrate(settings: Settings) -> None:
+    await migrate(settings)
+    print(f"The tables in {settings.database} are up to date.")
+
+
+COMMANDS: Mapping[str, Command] = {
+    "serve": Command("run the service", tuple(OPTIONS), _serve),
+    "migrate": Command(
+        "make the tables, or bring them up to date", ("--database-url", "--log-format"), _migrate
+    ),
+}
 
 
 def _greet(settings: Settings, address: Address) -> None:

@@ -7,7 +7,7 @@ mailboxes cannot deadlock. Whatever fails unexpectedly ends the process; the nex
 import os
 import secrets
 import signal
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +34,7 @@ from ticker_actors.store.tables import Store
 from ticker_actors.web.app import create_app
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.server import open_listeners, serve_app
+from ticker_actors.web.standby import StandIn, standing_by
 
 PRIMARY = "primary"
 """The account that every document and every default means."""
@@ -93,7 +94,9 @@ async def serve(
     poster = WebhookClient(allow_private=settings.private_webhooks)
     async with (
         listening(settings) as listeners,
+        standing_by(settings, listeners) as stand_in,
         open_store(settings, now=clock.now(), chance=chance) as store,
+        owning(brokers or (PRIMARY,), store, stand_in),
         opened(brokers, settings, clock) as accounts,
         running(
             StreamHub(store.installation.stream, metrics, settings.stream_connections_per_account),
@@ -112,7 +115,6 @@ async def serve(
                 chance,
                 metrics,
                 installation=store.installation.tag,
-                owner=this_process(),
                 limits=settings.limits,
                 horizon=settings.absence_horizon_seconds,
                 max_attempts=settings.task_max_attempts,
@@ -177,11 +179,25 @@ def open_store(
 ) -> AbstractAsyncContextManager[Store]:
     """The store that DATABASE_URL names."""
     if settings.postgres is None:
-        return SqliteStore.open(settings.database_file, now=now, chance=chance)
+        return SqliteStore.open(
+            settings.database_file, now=now, chance=chance, patient=settings.standby
+        )
     # Who keeps a file need not wait for asyncpg's import.
     from ticker_actors.store.postgres import PostgresStore  # noqa: PLC0415
 
-    return PostgresStore.open(settings.postgres, now=now, chance=chance)
+    return PostgresStore.open(settings.postgres, now=now, chance=chance, patient=settings.standby)
+
+
+@asynccontextmanager
+async def owning(
+    accounts: Iterable[str], store: Store, stand_in: StandIn | None
+) -> AsyncGenerator[None, None]:
+    """These accounts, with nobody else writing them."""
+    for account_id in accounts:
+        await store.claim(account_id, this_process())
+    if stand_in is not None:
+        await stand_in.leave()
+    yield
 
 
 @asynccontextmanager

@@ -31,6 +31,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """0 lets the system choose; the banner says which."""
     database_url: str = "sqlite:///data/ticker.db"
     """Or `postgresql://user:password@host/database`; `model/database.py` knows its parameters."""
+    standby: bool = False
+    """While another copy writes the accounts: wait, and take over when it ends."""
     broker: Literal["paper"] = "paper"
     """Real orders are never the default and never inferred."""
     paper_file: str | None = None

@@ -195,7 +195,6 @@ class ExecutorActor:
         metrics: Metrics,
         *,
         installation: str,
-        owner: str,
         limits: Limits,
         horizon: float,
         max_attempts: int,
@@ -209,7 +208,6 @@ class ExecutorActor:
         self._clock = clock
         self._chance = chance
         self._metrics = metrics
-        self._owner = owner
         self._max_attempts = max_attempts
         self._max_quantity = max_quantity
         self._stopping = trio.Event() if stopping is None else stopping
@@ -323,7 +321,7 @@ class ExecutorActor:
         """Recover every account, then serve until the mailboxes are closed; then drain."""
         async with trio.open_nursery() as nursery:
             for account_id, lane in self._lanes.items():
-                found = await self._reads.take_over(account_id, self._owner, self._clock.now())
+                found = await self._reads.recover(account_id, self._clock.now())
                 await self._hub.start_from(account_id, found.head_sequence)
                 await lane.start(found, nursery)
             task_status.started()

@@ -8,7 +8,7 @@ What happens when a reply is lost: `_call` gets `Unknown`, the ledger holds the 
 and `_keep_reading` reads the order book until it shows the order or proves that there is none.
 """
 
-from collections.abc import Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -30,6 +30,7 @@ from ticker_actors.model.changes import Committed, KeyTaken, Recovered
 from ticker_actors.model.ids import Chance
 from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import (
+    CALL_SECONDS,
     ChangeOutcome,
     FeedBack,
     FeedItem,
@@ -262,6 +263,9 @@ class Lane:
         """One request to the broker. Nothing is awaited between the last check and the call."""
         began = self.now()
         stop = self.ledger.must_not_send(task, began)
+        if self._reads.lease_seconds(self.account_id) < CALL_SECONDS:
+            # The process stood still, or the commit took long: soon another one may be the writer.
+            stop = stop or "The lease ran short while it was being stored."
         if stop is not None:
             outcome: PlaceOutcome | ChangeOutcome = NotSent(stop, spent=False)
         else:
@@ -393,6 +397,14 @@ class Lane:
 
     async def _listen(self) -> None:
         updates = aiter(self._broker.updates())
+        close = getattr(updates, "aclose", None)  # generators have it, other iterators may
+        try:
+            await self._hear(updates)
+        finally:
+            if close is not None:
+                await close()
+
+    async def _hear(self, updates: AsyncIterator[FeedItem]) -> None:
         while True:
             item: FeedItem | None = None
             with self._until_stopped():

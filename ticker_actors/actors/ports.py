@@ -26,7 +26,7 @@ class Clock(Protocol):
 
 
 class Broker(Protocol):
-    """One account at one broker. Every call has a total deadline of its own and returns a value.
+    """One account at one broker. A call returns a value, within `outcomes.CALL_SECONDS` in all.
 
     What a call proves is its return value; an exception from it is a bug and stops the process.
     """
@@ -48,15 +48,23 @@ class Broker(Protocol):
         ...
 
     def updates(self) -> AsyncIterable[FeedItem]:
-        """Pushed order updates, and word of the channel's own state. One reader."""
+        """Pushed order updates, and word of the channel's own state. One reader, who closes it.
+
+        Each item is awaited in a cancel scope of the reader's, so a generator must not hold one of
+        its own (or a nursery) across a `yield`.
+        """
         ...
 
 
 class Reads(Protocol):
     """What the actors ask of the tables, on connections that never wait for a commit."""
 
-    async def take_over(self, account_id: str, owner: str, now: datetime) -> Recovered:
-        """Become the account's writer, and load what is not finished."""
+    def lease_seconds(self, account_id: str) -> float:
+        """For how long nobody else can become the account's writer."""
+        ...
+
+    async def recover(self, account_id: str, now: datetime) -> Recovered:
+        """What is not finished of an account that this process writes."""
         ...
 
     async def task(self, task_id: str) -> OrderTask | None:

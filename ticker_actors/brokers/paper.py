@@ -5,25 +5,24 @@ pushes: whoever was told of an order finds it again after a `kill -9`. Updates c
 (none for an order that merely begins to rest) and may be lost when nobody reads them.
 """
 
-from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 
+from ticker_actors.brokers.pushed import Pushed
 from ticker_actors.exchange.book import Book
 from ticker_actors.exchange.file import PaperFile
 from ticker_actors.exchange.prices import Walk
 from ticker_actors.model.calendar import trading_day
-from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
+from ticker_actors.model.orders import OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import (
     Accepted,
     FeedBack,
     FeedItem,
-    FeedLost,
     OrderBook,
     Placed,
     Refused,
@@ -82,7 +81,8 @@ class PaperBroker:
         self._clock = clock
         self._turn = trio.Lock()
         self._writer = trio.CapacityLimiter(1)
-        self._feed = _Feed()
+        self._feed = Pushed(FEED_SIZE)
+        self._feed.push(FeedBack())
 
     async def place(self, order: PlaceOrder, tag: str) -> Placed | Refused:
         """Place an order. It may have traded, or stand rejected, before the answer is here."""
@@ -139,42 +139,3 @@ class PaperBroker:
                     for update in unsaved.updates:
                         self._feed.push(update)
             return answer
-
-
-class _Feed:
-    """Updates on their way to one reader, who is told in its place where some are missing."""
-
-    def __init__(self) -> None:
-        self._in, self._out = trio.open_memory_channel[BrokerOrder](FEED_SIZE)
-        self._notes: deque[FeedItem] = deque([FeedBack()])
-        self._gap = False
-
-    def push(self, update: BrokerOrder) -> None:
-        """Never waits: without room the update is dropped, and all until the reader knows."""
-        if self._gap:
-            return
-        try:
-            self._in.send_nowait(update)
-        except trio.WouldBlock:
-            self._gap = True
-
-    def close(self) -> None:
-        self._in.close()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> FeedItem:
-        if self._gap and not self._out.statistics().current_buffer_used:
-            self._gap = False
-            self._notes += (
-                FeedLost("Order updates came faster than they were read."),
-                FeedBack(),
-            )
-        if self._notes:
-            await trio.lowlevel.checkpoint()
-            return self._notes.popleft()
-        try:
-            return await self._out.receive()
-        except trio.EndOfChannel:
-            raise StopAsyncIteration from None

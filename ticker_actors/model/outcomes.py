@@ -3,10 +3,13 @@
 The classes are those of the order protocol: everything that is not proved is `Unknown`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ticker_actors.model.orders import BrokerOrder
+
+CALL_SECONDS = 7.0
+"""The most that one broker call may take, in all: the official clients wait as long for a read."""
 
 Trouble = Literal["login_required", "not_permitted"]
 """What an answer shows to be wrong with the whole account, not with one order.
@@ -109,3 +112,20 @@ class FeedBack:
 
 
 FeedItem = BrokerOrder | FeedLost | FeedBack
+
+
+@dataclass(frozen=True, slots=True)
+class LoginToken:
+    """What a login gave: one of the two. Never logged, never returned."""
+
+    access_token: str | None = field(default=None, repr=False)
+    """Valid until the next morning."""
+    request_token: str | None = field(default=None, repr=False)
+    """Valid for minutes, to be exchanged once for an access token."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRefused:
+    """The broker does not take the token, or there is nothing to log in to."""
+
+    message: str

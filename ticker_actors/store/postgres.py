@@ -10,7 +10,9 @@ fails, even out of a frozen backend. Then `writes` tells whether the transaction
 its answers are given (its sequences were numbered before it was sent); if not, it runs again.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+import math
+import time
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 
@@ -25,7 +27,6 @@ from ticker_actors.model.changes import (
     Delivery,
     Installation,
     Key,
-    Recovered,
     Unstorable,
 )
 from ticker_actors.model.database import Postgres
@@ -67,6 +68,9 @@ RENEW_SECONDS = 3.0
 RELEASE_SECONDS = 2.0
 LEASE_LOOK_SECONDS = 0.5
 
+_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Counts while the machine is suspended, as the database's clock does; macOS's other one does."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -101,10 +105,12 @@ class PostgresStore(Store):
 
     installation: Installation
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, patient: bool = False) -> None:
         self._link = link
+        self._patient = patient
         self._writer: asyncpg.Connection
         self._fences: dict[str, Fence] = {}
+        self._leased_until: dict[str, float] = {}
         self._subscriptions: Subscriptions
         self._idle: list[asyncpg.Connection] = []
         self._reading = trio.CapacityLimiter(READERS)
@@ -115,15 +121,17 @@ class PostgresStore(Store):
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, address: Postgres, *, now: datetime, chance: ids.Chance
+        cls, address: Postgres, *, now: datetime, chance: ids.Chance, patient: bool = False
     ) -> AsyncGenerator["PostgresStore", None]:
         """Connect, and make or alter the tables where needed.
+
+        `patient`: wait for accounts that another process writes, however long.
 
         Raises `StoreError` when the database cannot be used. In the block `StaleEpochError` ends
         everything when another process has taken an account over.
         """
         async with Link.open(address) as link:
-            store = cls(link)
+            store = cls(link, patient=patient)
             try:
                 await store._start(now, chance)
                 async with trio.open_nursery() as nursery:
@@ -180,6 +188,7 @@ class PostgresStore(Store):
             terminate(self._writer)
             await trio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+            asked_at = _now()
             try:
                 self._writer = await self._link.connect()
                 found = await self._link.call(self._writer.fetch, _NEW_SESSION, *self._held())
@@ -191,6 +200,7 @@ class PostgresStore(Store):
                 if account_id not in sessions:
                     raise StaleEpochError(account_id)
                 fence.session = sessions[account_id]
+            self._note_leases(sessions, asked_at)
             _log.warning("database back", away_seconds=round(self.away_seconds, 3))
             self._lost = False
             return {row["account_id"]: row["writes"] for row in found}
@@ -218,23 +228,47 @@ class PostgresStore(Store):
 
     # Owning accounts
 
-    async def take_over(self, account_id: str, owner: str, now: datetime) -> Recovered:
-        """Become the account's writer: raise its epoch, and load what is not finished.
+    def lease_seconds(self, account_id: str) -> float:
+        """For how long nobody else can become the account's writer; by a clock that never stops.
 
-        Waits out the lease of an owner who may be alive. Raises `StoreError` when it is renewed.
+        Counted from before the lease was asked for: the database's clock began it later.
         """
-        async with self._turn():
-            fence = None
-            while fence is None:
+        return self._leased_until.get(account_id, -math.inf) - _now()
+
+    def _note_leases(self, account_ids: Iterable[str], asked_at: float) -> None:
+        self._leased_until.update(dict.fromkeys(account_ids, asked_at + LEASE_SECONDS))
+
+    async def claim(self, account_id: str, owner: str) -> None:
+        """Become the account's writer: raise its epoch.
+
+        Waits out the lease of an owner who may be alive. When it is renewed, waits on if the store
+        is patient, else raises `StoreError`.
+        """
+        lease: datetime | None = None
+        while True:
+            async with self._turn():
+                asked_at = _now()
                 try:
-                    fence = await self._take(account_id, owner)
+                    found = await self._take(account_id, owner)
                 except LOST as error:
                     await self._reconnect(error)
-            self._fences[account_id] = fence
-        return await self._recover(account_id, fence.epoch, fence.head_sequence, now)
+                    continue
+                if isinstance(found, Fence):
+                    self._fences[account_id] = found
+                    self._note_leases([account_id], asked_at)
+                    return
+            if lease is None:
+                who = owners.shown(found["owner"])
+                _log.warning("waiting for a lease", account_id=account_id, owner=who)
+            elif found["lease_until"] != lease and not self._patient:
+                who = owners.shown(found["owner"])
+                message = f"Account {account_id} is in use by another running service ({who})."
+                raise StoreError(message)
+            lease = found["lease_until"]
+            await trio.sleep(LEASE_LOOK_SECONDS)
 
-    async def _take(self, account_id: str, owner: str) -> Fence:
-        lease: datetime | None = None
+    async def _take(self, account_id: str, owner: str) -> Fence | asyncpg.Record:
+        """The account's row, now ours; or as it is, when its owner may be alive."""
         while True:
             found = await self._link.call(
                 self._writer.fetchrow,
@@ -242,18 +276,9 @@ class PostgresStore(Store):
                 "FROM accounts WHERE account_id = $1",
                 account_id,
             )
-            if found is None or not found["held"] or found["owner"] == owner:
-                pass
-            elif not owners.is_gone(found["owner"]):
-                if lease is not None and found["lease_until"] != lease:
-                    who = owners.shown(found["owner"])
-                    message = f"Account {account_id} is in use by another running service ({who})."
-                    raise StoreError(message)
-                if lease is None:
-                    _log.warning("waiting for a lease", account_id=account_id, owner=found["owner"])
-                lease = found["lease_until"]
-                await trio.sleep(LEASE_LOOK_SECONDS)
-                continue
+            held = found is not None and found["held"] and found["owner"] != owner
+            if held and not owners.is_gone(found["owner"]):
+                return found
             epoch = None if found is None else found["epoch"]
             row = await self._link.call(self._writer.fetchrow, _TAKE_OVER, account_id, owner, epoch)
             if row is not None:  # else somebody was quicker
@@ -264,12 +289,14 @@ class PostgresStore(Store):
         while True:
             await trio.sleep(RENEW_SECONDS)
             async with self._turn():
+                asked_at = _now()
                 try:
                     renewed = await self._link.call(self._writer.fetch, _RENEW, *self._held())
                 except LOST as error:
                     await self._reconnect(error)
                     continue
                 kept = {row["account_id"] for row in renewed}
+                self._note_leases(kept, asked_at)
                 for account_id in self._fences:
                     if account_id not in kept:
                         raise StaleEpochError(account_id)
@@ -300,6 +327,7 @@ class PostgresStore(Store):
     ) -> list[CommitAnswer]:
         while True:
             statement: Transaction | None = None
+            asked_at = _now()
             try:
                 taken = await self._taken_keys(changes)
                 statement = transaction(
@@ -316,6 +344,8 @@ class PostgresStore(Store):
                 found = await self._reconnect(error)
                 if statement is None or not is_there(statement, found):
                     continue
+            else:
+                self._note_leases([fence.account_id for fence in statement.fences], asked_at)
             for fence in statement.fences:  # but not its session, which may be of an old one
                 held = self._fences[fence.account_id]
                 held.writes, held.head_sequence = fence.writes, fence.head_sequence
@@ -396,3 +426,8 @@ class PostgresStore(Store):
             list(self._fences),
             ORDERED_ATTEMPTS,
         )
+
+
+def _now() -> float:
+    """Seconds by the clock of leases."""
+    return time.clock_gettime(_CLOCK)

@@ -28,7 +28,6 @@ from ticker_actors.model.changes import (
     Installation,
     Key,
     KeyTaken,
-    Recovered,
     Unstorable,
     Webhook,
 )
@@ -45,6 +44,8 @@ from ticker_actors.store.tables import (
 
 BUSY_SECONDS = 1.0
 """How long to wait for somebody else's lock (a backup, a shell) before saying so and going on."""
+LOCK_LOOK_SECONDS = 0.25
+"""Between two looks of a standby: it is there soon after the first copy has ended."""
 READERS = 4
 """Connections for reading; each is a thread at work, and the machine has few cores."""
 OLDEST_SQLITE = (3, 37, 0)
@@ -103,48 +104,48 @@ class SqliteStore(Store):
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, path: Path, *, now: datetime, chance: ids.Chance
+        cls, path: Path, *, now: datetime, chance: ids.Chance, patient: bool = False
     ) -> AsyncGenerator["SqliteStore", None]:
         """Open the file, making it and its tables when they are not there.
 
-        Raises `StoreError` when the file is in use, is no database, or cannot be written.
+        `patient`: while it is in use by another process, wait. Raises `StoreError` when the file is
+        in use, is no database, or cannot be written.
         """
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             needed = ".".join(map(str, OLDEST_SQLITE))
             message = f"SQLite {sqlite3.sqlite_version} is too old: {needed} or newer is needed."
             raise StoreError(message)
-        with _locked(path) as file, ExitStack() as connections:
-            try:
-                writer = connections.enter_context(closing(_connect(file)))
-                _migrate(writer, file)
-                installation = _installation(writer, now, chance)
-                # All of them now: later the process may have no file descriptor left.
-                readers = [
-                    connections.enter_context(closing(_connect(file, read_only=True)))
-                    for _ in range(READERS)
-                ]
-            except sqlite3.Error as error:
-                message = f"The database file {file} cannot be used: {error}."
-                raise StoreError(message) from error
-            yield cls(writer, readers, installation)
+        async with _locked(path, patient=patient) as file:
+            with ExitStack() as connections:
+                try:
+                    writer = connections.enter_context(closing(_connect(file)))
+                    _migrate(writer, file)
+                    installation = _installation(writer, now, chance)
+                    # All of them now: later the process may have no file descriptor left.
+                    readers = [
+                        connections.enter_context(closing(_connect(file, read_only=True)))
+                        for _ in range(READERS)
+                    ]
+                except sqlite3.Error as error:
+                    message = f"The database file {file} cannot be used: {error}."
+                    raise StoreError(message) from error
+                yield cls(writer, readers, installation)
 
-    async def take_over(self, account_id: str, owner: str, now: datetime) -> Recovered:
-        """Become the account's writer: raise its epoch, and load what is not finished."""
+    async def claim(self, account_id: str, owner: str) -> None:
+        """Become the account's writer: raise its epoch. The file's lock keeps others out."""
 
-        def take_over() -> tuple[int, int]:
+        def claim() -> None:
             with closing(self._writer.cursor()) as cursor, _transaction(cursor):
                 cursor.execute(
                     "INSERT INTO accounts (account_id, owner, epoch) VALUES (?, ?, 1) "
                     "ON CONFLICT (account_id) DO UPDATE SET owner = excluded.owner, "
-                    "epoch = epoch + 1 RETURNING epoch, head_sequence",
+                    "epoch = epoch + 1 RETURNING epoch",
                     (account_id, owner),
                 )
-                epoch, head = cursor.fetchone().values()
+                epoch = cursor.fetchone()["epoch"]
             self._epochs[account_id] = epoch
-            return epoch, head
 
-        epoch, head = await trio.to_thread.run_sync(take_over, limiter=self._writing)
-        return await self._recover(account_id, epoch, head, now)
+        await trio.to_thread.run_sync(claim, limiter=self._writing)
 
     async def commit(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
         """Write all the changes in one transaction; the answers are theirs, in order.
@@ -276,9 +277,22 @@ def _key(cursor: sqlite3.Cursor, key: str) -> Key:
     return rows.to(Key, cursor.fetchone())
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[Path]:
+@asynccontextmanager
+async def _locked(path: Path, *, patient: bool) -> AsyncGenerator[Path, None]:
     """Hold the file for this process. The system lets go of it when the process dies."""
+    file, lock = _open_lock(path)
+    try:
+        while not _lock(lock, file):
+            if not patient:
+                raise StoreError(f"The database file {file} is in use by another running service.")
+            await trio.sleep(LOCK_LOOK_SECONDS)
+        yield file
+    finally:
+        os.close(lock)
+
+
+def _open_lock(path: Path) -> tuple[Path, int]:
+    """The file by its one true name, and its lock's descriptor."""
     try:
         path = path.resolve()  # one lock for one file, by whatever name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -286,18 +300,19 @@ def _locked(path: Path) -> Iterator[Path]:
     except OSError as error:
         message = f"The database file {path} cannot be used: {error.strerror}."
         raise StoreError(message) from error
+    return path, lock
+
+
+def _lock(lock: int, path: Path) -> bool:
+    """Take the lock, or say that another process has it."""
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = f"The database file {path} is in use by another running service."
-            raise StoreError(message) from None
-        except OSError as error:
-            message = f"The database file {path} cannot be locked: {error.strerror}."
-            raise StoreError(message) from error
-        yield path
-    finally:
-        os.close(lock)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        message = f"The database file {path} cannot be locked: {error.strerror}."
+        raise StoreError(message) from error
+    return True
 
 
 def _connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:

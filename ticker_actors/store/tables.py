@@ -4,6 +4,7 @@ The SQL here is the part that SQLite and PostgreSQL understand alike. Its parame
 a parameter is compared before it is asked whether it is NULL, which tells PostgreSQL its type.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, timedelta
@@ -55,9 +56,22 @@ class Store(ABC):
         """For how long the database has not answered; 0.0 while it does."""
         return 0.0
 
+    def lease_seconds(self, account_id: str) -> float:  # noqa: ARG002  # for stores with leases
+        """For how long nobody else can become the account's writer; by a clock that never stops."""
+        return math.inf
+
     @abstractmethod
-    async def take_over(self, account_id: str, owner: str, now: datetime) -> Recovered:
-        """Become the account's writer: raise its epoch, and load what is not finished."""
+    async def claim(self, account_id: str, owner: str) -> None:
+        """Become the account's writer: raise its epoch.
+
+        Raises `StoreError` when another process is, unless the store was opened to be patient.
+        """
+
+    async def recover(self, account_id: str, now: datetime) -> Recovered:
+        """What is not finished of an account that was claimed."""
+        sql = "SELECT epoch, head_sequence FROM accounts WHERE account_id = $1"
+        (found,) = await self._rows(sql, account_id)
+        return await self._recover(account_id, found["epoch"], found["head_sequence"], now)
 
     @abstractmethod
     async def commit(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:

@@ -82,11 +82,11 @@ def create_app(parts: Parts) -> QuartTrio:
             return True
         return False
 
-    _answer_errors(app)
+    answer_errors(app)
     return app
 
 
-def _answer_errors(app: QuartTrio) -> None:
+def answer_errors(app: QuartTrio) -> None:
     """Every error is problem+json."""
 
     @app.errorhandler(Problem)
