@@ -102,6 +102,7 @@ def _sent_back(url: str, token: str) -> Response:
         ("request_token", token),
     ]
     return Response(
+        b"",  # not none: Quart would ask asyncio for an empty stream
         status=HTTPStatus.FOUND,
         headers={"Location": urlunsplit(parts._replace(query=urlencode(query)))},
     )
