@@ -1,7 +1,7 @@
 """The official Python ticker as a program, because Twisted's reactor runs once in a process.
 
-`python official_ticker.py URL`: subscribes INFY in full, TCS in quote, NIFTY 50 in ltp, and prints a
-line of JSON for every tick, order update and error.
+`python official_ticker.py URL` subscribes INFY in full, TCS in quote and NIFTY 50 in ltp, and
+prints a line of JSON for every tick, order update and error.
 """
 
 import json
@@ -31,8 +31,8 @@ def main() -> None:
 
     ticker.on_connect = subscribe
     ticker.on_ticks = ticks
-    ticker.on_order_update = lambda ws, data: show("order", data)
-    ticker.on_error = lambda ws, code, reason: show("error", f"{code} {reason}")
+    ticker.on_order_update = lambda _, data: show("order", data)
+    ticker.on_error = lambda _, code, reason: show("error", f"{code} {reason}")
     ticker.connect()
 
 

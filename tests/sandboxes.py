@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import trio
-from trio_websocket import WebSocketConnection, open_websocket_url
+from trio_websocket import ConnectionRejected, WebSocketConnection, wrap_client_stream
 
 from ticker_actors.sandbox.faults import Faults
 from ticker_actors.sandbox.options import SandboxOptions
@@ -69,9 +70,24 @@ class Sandbox:
 
     @asynccontextmanager
     async def ticker(self, query: str = KEYS) -> AsyncGenerator[WebSocketConnection]:
-        """A connection to the ticker."""
-        async with open_websocket_url(f"{self.address.ticker}/?{query}") as socket:
-            yield socket
+        """A connection to the ticker, on a stream of our own: refused ones must be closed too."""
+        url = urlsplit(self.address.ticker)
+        stream = await trio.open_tcp_stream(str(url.hostname), int(url.port or 0))
+        async with stream, trio.open_nursery() as nursery:
+            yield await wrap_client_stream(nursery, stream, url.netloc, f"{url.path}/?{query}")
+            nursery.cancel_scope.cancel()
+
+    async def refusal(self, query: str) -> int:
+        """The status with which the ticker refuses an upgrade; 101 if it does not."""
+        status = 101
+        try:
+            async with self.ticker(query):
+                pass
+        except* ConnectionRejected as group:
+            (error,) = group.exceptions
+            assert isinstance(error, ConnectionRejected)
+            status = error.status_code
+        return status
 
 
 @asynccontextmanager

@@ -219,12 +219,16 @@ BAD_ORDERS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def placing(order: dict[str, Any]) -> Callable[[Any], object]:
+    """The call that places it."""
+    return lambda client: client.place_order(**order)
+
+
 async def test_bad_orders_are_refused_in_kites_way() -> None:
     """Each is an InputException of status 400 that names the field, and no order comes of it."""
     async with sandbox() as kite:
         for name, (changes, message) in BAD_ORDERS.items():
-            order = {**MARKET, **changes}
-            error = await kite.failing(lambda client, order=order: client.place_order(**order))
+            error = await kite.failing(placing({**MARKET, **changes}))
             assert type(error).__name__ == "InputException", name
             assert getattr(error, "code", None) == 400, name
             assert str(error).startswith(message), name
