@@ -11,8 +11,10 @@ import trio
 from msgspec.structs import replace
 
 from ticker_actors.exchange import wire_out
+from ticker_actors.exchange.account import Position
 from ticker_actors.exchange.book import Book
 from ticker_actors.exchange.file import PaperFile
+from ticker_actors.exchange.order import PaperOrder
 from ticker_actors.exchange.prices import Walk
 from ticker_actors.exchange.wire_out import Json
 from ticker_actors.model.calendar import trading_day
@@ -41,7 +43,11 @@ class Desk:
     def __init__(self, *, funds: int, seed: str, now: Now, file: PaperFile | None) -> None:
         """`funds` in rupees. Without a file the book lives as long as the process."""
         today = trading_day(now())
-        orders, positions = ((), ()) if file is None else file.load()
+        orders: tuple[PaperOrder, ...] = ()
+        positions: tuple[Position, ...] = ()
+        if file is not None:
+            file.prune(today)
+            orders, positions = file.load()
         self._file = file
         self._now = now
         self._day = max((order.day for order in orders), default=today)

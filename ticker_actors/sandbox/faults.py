@@ -69,7 +69,7 @@ class Faults:
     """By kind, from 0 to 1. A kind that is not there never happens."""
     seed: str = "0"
     counts: Counter[str] = field(default_factory=Counter)
-    _chance: dict[str, random.Random] = field(init=False, repr=False)
+    _chance: dict[str, random.Random] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._chance = {

@@ -21,6 +21,8 @@ from ticker_actors.web.server import ServerConfig, open_listeners, serve_app
 MOST_CONNECTIONS = 1_000
 MAX_MESSAGE_BYTES = 64 * 1024
 """Of a ticker's client: 3 000 tokens are 35 KB."""
+MAX_HEAD_BYTES = 64 * 1024
+"""Of a request: the names of 1 000 instruments are 27 KB."""
 
 _log = structlog.get_logger(__name__)
 
@@ -49,6 +51,7 @@ async def serve_sandbox(
     config = ServerConfig()
     config.most_connections = MOST_CONNECTIONS
     config.websocket_max_message_size = MAX_MESSAGE_BYTES
+    config.h11_max_incomplete_size = MAX_HEAD_BYTES
     stopping = trio.Event()
     try:
         listeners = await open_listeners(options.host, options.port, config)

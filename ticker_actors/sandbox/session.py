@@ -17,7 +17,7 @@ from ticker_actors.exchange import wire_out
 from ticker_actors.exchange.wire_out import Json
 from ticker_actors.sandbox.answers import KiteError, bad_token, success
 from ticker_actors.sandbox.desk import USER_ID, Desk
-from ticker_actors.sandbox.forms import form
+from ticker_actors.sandbox.forms import MOST_FIELDS, form
 from ticker_actors.sandbox.options import ACCESS_TOKEN, API_KEY, API_SECRET
 
 REQUEST_TOKEN_SECONDS = 300.0
@@ -93,9 +93,13 @@ def blueprint(desk: Desk, redirect_url: str | None) -> Blueprint:
 def _sent_back(url: str, token: str) -> Response:
     """To the application, as Kite's page does after a login."""
     parts = urlsplit(url)
+    try:
+        own = parse_qsl(request.args.get("redirect_params", ""), max_num_fields=MOST_FIELDS)
+    except ValueError:
+        raise KiteError("InputException", "Invalid `redirect_params`.") from None
     query = [
         *parse_qsl(parts.query),
-        *parse_qsl(request.args.get("redirect_params", ""), max_num_fields=20),
+        *own,
         ("action", "login"),
         ("type", "login"),
         ("status", "success"),
