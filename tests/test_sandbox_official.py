@@ -96,18 +96,43 @@ async def test_positions_and_margins_follow_the_trades() -> None:
             "OPEN",
         ),
         ({"variety": "amo"}, "COMPLETE"),
-        ({"variety": "iceberg", "quantity": 10, "iceberg_legs": 2, "iceberg_quantity": 5}, None),
         ({"quantity": 900_000}, "REJECTED"),
     ],
 )
-async def test_orders_of_every_kind(changes: dict[str, Any], status: str | None) -> None:
+async def test_orders_of_every_kind(changes: dict[str, Any], status: str) -> None:
     """All varieties that the book knows, all order types and validities are taken."""
     async with sandbox(funds=1_000_000) as kite:
         await kite.call(lambda client: client.place_order(**{**MARKET, **changes}))
         (row,) = await kite.call(lambda client: client.orders())
-    assert row["status"] == (status or "COMPLETE")
+    assert row["status"] == status
     assert row["variety"] == changes.get("variety", "regular")
     assert (row["status"] == "REJECTED") == ("Insufficient funds" in str(row["status_message"]))
+
+
+async def test_iceberg_is_a_row_a_leg() -> None:
+    """A leg comes when the one before has filled, under the same tag; the last one has the rest."""
+    iceberg = {"variety": "iceberg", "quantity": 12, "iceberg_legs": 3, "iceberg_quantity": 5}
+    async with sandbox() as kite:
+        first = await kite.call(lambda client: client.place_order(**{**MARKET, **iceberg}))
+        rows = await kite.call(lambda client: client.orders())
+    assert rows[0]["order_id"] == first
+    assert [(row["quantity"], row["status"]) for row in rows] == [
+        *((5, "COMPLETE"), (5, "COMPLETE"), (2, "COMPLETE")),
+    ]
+    assert {row["tag"] for row in rows} == {"TAG1"}
+    assert [row["meta"]["iceberg"]["leg"] for row in rows] == [1, 2, 3]
+    assert [row["meta"]["iceberg"]["remaining_quantity"] for row in rows] == [7, 2, 0]
+
+
+async def test_cancelled_leg_is_the_last() -> None:
+    """While a leg rests no other is there, and none follows it when it is cancelled."""
+    iceberg = {"variety": "iceberg", "quantity": 10, "iceberg_legs": 2, "iceberg_quantity": 5}
+    async with sandbox() as kite:
+        order_id = await kite.call(lambda client: client.place_order(**{**RESTING, **iceberg}))
+        assert len(await kite.call(lambda client: client.orders())) == 1
+        await kite.call(lambda client: client.cancel_order("iceberg", order_id))
+        (row,) = await kite.call(lambda client: client.orders())
+    assert (row["status"], row["cancelled_quantity"]) == ("CANCELLED", 5)
 
 
 # The market
@@ -210,6 +235,10 @@ BAD_ORDERS: dict[str, tuple[dict[str, Any], str]] = {
     "legs": (
         {"variety": "iceberg", "iceberg_legs": 11, "iceberg_quantity": 1},
         "Invalid `iceberg_legs`.",
+    ),
+    "leg's quantity": (
+        {"variety": "iceberg", "iceberg_legs": 2, "iceberg_quantity": 1},
+        "Invalid `iceberg_quantity`.",
     ),
     "long tag": ({"tag": "A" * 21}, "Invalid `tag`. "),
     "tag with a space": ({"tag": "A B"}, "Invalid `tag`. "),

@@ -37,10 +37,18 @@ def ist(instant: datetime | str | None) -> str | None:
     return exact.astimezone(IST).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def order_row(order: BrokerOrder, *, user_id: str, token: int, modified: bool = False) -> Json:
+def order_row(
+    order: BrokerOrder,
+    *,
+    user_id: str,
+    token: int,
+    modified: bool = False,
+    meta: Json | None = None,
+) -> Json:
     """A row of the order book, or one state in an order's history.
 
-    `tags` is left out where there are none. What we do not keep has Kite's value for "nothing".
+    `token` is the instrument's, `meta` tells of an iceberg's leg. `tags` is left out where there
+    are none. What we do not keep has Kite's value for "nothing".
     """
     tags = list(dict.fromkeys(tag for tag in order.all_tags() if tag))
     return {
@@ -74,7 +82,7 @@ def order_row(order: BrokerOrder, *, user_id: str, token: int, modified: bool = 
         "cancelled_quantity": order.cancelled_quantity,
         "auction_number": None,
         "market_protection": 0,
-        "meta": {},
+        "meta": meta or {},
         "tag": tags[0] if tags else None,
         **({"tags": tags} if tags else {}),
         "guid": hashlib.sha256(order.order_id.encode()).hexdigest()[:24],

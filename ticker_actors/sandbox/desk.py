@@ -20,6 +20,7 @@ from ticker_actors.exchange.wire_out import Json
 from ticker_actors.model.calendar import trading_day
 from ticker_actors.model.orders import BrokerOrder
 from ticker_actors.model.portfolio import Trade
+from ticker_actors.sandbox.iceberg import Icebergs
 from ticker_actors.sandbox.market import Market
 from ticker_actors.sandbox.order_ids import hidden, shown
 from ticker_actors.sandbox.record import Record, on_wire
@@ -57,6 +58,7 @@ class Desk:
         self.book = Book(
             funds=funds, price=walk.price, day=self._day, orders=orders, positions=positions
         )
+        self.icebergs = Icebergs(self.book)
         self.record = Record()
         self.record.note(sorted(orders, key=lambda order: order.order_id))
         self.listeners: list[Tell] = []
@@ -71,6 +73,7 @@ class Desk:
             with trio.CancelScope(shield=True):
                 now = self._now()
                 answer = verb(now)
+                self.icebergs.follow(now)
                 if unsaved := self.book.unsaved():
                     if self._file is not None:
                         await trio.to_thread.run_sync(self._file.commit, unsaved)
@@ -81,6 +84,7 @@ class Desk:
                 if (day := trading_day(now)) > self._day:
                     self._day = day
                     self.record.forget_before(day)
+                    self.icebergs.forget_before(day)
             return answer
 
     async def settle(self) -> None:
@@ -105,6 +109,7 @@ class Desk:
             user_id=USER_ID,
             token=self.token(order.exchange, order.tradingsymbol),
             modified=version is not None and version.modifications > 0,
+            meta=self.icebergs.meta(hidden(order.order_id)),
         )
 
     def rows(self) -> list[Json]:

@@ -34,7 +34,7 @@ def blueprint(desk: Desk, limits: RateLimits, mischief: Mischief) -> Blueprint:
                 raise KiteError("InputException", "Invalid `tradingsymbol`.")
             if instrument.index:
                 raise refused(NO_INDEX)
-            outcome = await desk.do(lambda now: desk.book.place(order, tag, now))
+            outcome = await desk.do(lambda now: desk.icebergs.place(order, tag, now))
             if isinstance(outcome, Refused):
                 raise refused(outcome)
             return {"order_id": shown(outcome.order_id)}
