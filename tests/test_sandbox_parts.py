@@ -94,6 +94,12 @@ def test_wrong_faults_are_named(text: str, sentence: str) -> None:
     assert faults.rates == {"empty_book": 1.0}
 
 
+def test_every_fault_is_documented() -> None:
+    """The README names each kind."""
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text()
+    assert [kind for kind in KINDS if f"`{kind}`" not in readme] == []
+
+
 # Forms
 
 
