@@ -1,5 +1,6 @@
 """Our own broker and feed on the sandbox: the whole way round, every fault, and a path prefix."""
 
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
 from typing import Any
@@ -186,6 +187,21 @@ async def test_fault_of_a_cancel(fault: str) -> None:
         kite.faults.reset("")
         (row,) = await book(broker)
         assert row.terminal == bool(done)
+
+
+async def test_same_requests_meet_the_same_faults() -> None:
+    """Two sandboxes of one seed answer one order of requests alike, kind by kind."""
+
+    async def outcomes() -> list[str]:
+        async with sandbox(fault_delay=0.01) as kite, on(kite) as broker:
+            kite.faults.reset("11:0.1")
+            found = []
+            for _ in range(15):
+                found += [repr(await broker.place(RESTING, TAG)), repr(await broker.profile())]
+            assert kite.faults.counts
+            return [re.sub(r"order_id='\d+'", "", text) for text in found]
+
+    assert await outcomes() == await outcomes()
 
 
 async def test_late_order_comes_after_its_refusal() -> None:

@@ -3,13 +3,14 @@
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
 import pytest
 
-from tests.service.harness import SOON, START_SECONDS, Process, environment
+from tests.service.harness import SOON, START_SECONDS, Process, environment, eventually
 
 KEY = {"Authorization": "token sandbox:sandbox"}
 ORDER = {
@@ -89,6 +90,21 @@ def test_signal_ends_it_cleanly(start: StartSandbox, number: signal.Signals) -> 
         assert client.get(f"{root(process)}/instruments").status_code == 200
         process.signal(number)
         assert process.wait(SOON) == 0
+
+
+def test_delayed_answer_does_not_hold_up_the_end(start: StartSandbox) -> None:
+    """A call that waits for its late answer is given up, and the exit code is 0."""
+    process = start("--faults", "delay_read=1", "--fault-delay", "60")
+    url = root(process)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(httpx.get, f"{url}/orders", headers=KEY, timeout=30)
+        eventually(
+            "the read is under way",
+            lambda: httpx.get(f"{url}/sandbox/faults").json()["data"]["counts"],
+        )
+        process.signal(signal.SIGTERM)
+        assert process.wait(SOON) == 0
+        assert waiting.exception(SOON) or waiting.result().is_error
 
 
 def test_two_on_one_port_are_one_too_many(start: StartSandbox) -> None:

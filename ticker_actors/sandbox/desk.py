@@ -62,6 +62,7 @@ class Desk:
         self.record = Record()
         self.record.note(sorted(orders, key=lambda order: order.order_id))
         self.listeners: list[Tell] = []
+        self._rows: dict[str, tuple[PaperOrder, Json]] = {}
         self._turn = trio.Lock()
 
     async def do(self, verb: Callable[[datetime], _Answer]) -> _Answer:
@@ -85,6 +86,7 @@ class Desk:
                     self._day = day
                     self.record.forget_before(day)
                     self.icebergs.forget_before(day)
+                    self._rows.clear()
             return answer
 
     async def settle(self) -> None:
@@ -114,7 +116,14 @@ class Desk:
 
     def rows(self) -> list[Json]:
         """The order book of the day, oldest first."""
-        return [self.row(on_wire(version)) for version in self.record.versions()]
+        return [self._shown(version) for version in self.record.versions()]
+
+    def _shown(self, version: PaperOrder) -> Json:
+        """The row of a version, made once: the book is read again and again."""
+        known = self._rows.get(version.order_id)
+        if known is None or known[0] is not version:
+            known = self._rows[version.order_id] = version, self.row(on_wire(version))
+        return known[1]
 
     def trades(self, order_id: str | None = None) -> tuple[Trade, ...]:
         """The fills of the day, or of one order by the book's id."""

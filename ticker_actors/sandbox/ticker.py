@@ -98,13 +98,17 @@ class Client:
     def _frame(self, modes: dict[int, Mode]) -> bytes:
         """The ticks of these tokens. Tokens of nothing are left out, and what no frame can hold."""
         now, market = self._desk.now(), self._desk.market
-        ticks = []
-        for token, mode in modes.items():
-            if (instrument := market.by_token(token)) is not None:
-                tick = packets.in_mode(market.tick(instrument, now), mode)
-                if packets.fits(tick):
-                    ticks.append(tick)
-        return packets.build(ticks) if ticks else HEARTBEAT
+        ticks = [
+            packets.in_mode(market.tick(instrument, now), mode)
+            for token, mode in modes.items()
+            if (instrument := market.by_token(token)) is not None
+        ]
+        try:
+            frame = packets.build(ticks)
+        except ValueError:
+            ticks = [tick for tick in ticks if packets.fits(tick)]
+            frame = packets.build(ticks)
+        return frame if ticks else HEARTBEAT
 
 
 def _tokens(values: Iterable[object]) -> list[int]:
