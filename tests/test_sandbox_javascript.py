@@ -84,6 +84,11 @@ async def test_every_call_of_the_official_client(script: str, prefix: str) -> No
     tokens = {row["instrument_token"]: row["tick_size"] for row in found["instruments"][:-1]}
     assert tokens["408065"] == 0.05
     assert found["futures"][0]["tradingsymbol"] == "NIFTY25NOVFUT"
+    assert found["gtts"] == [found["gtt"]]
+    assert (found["gtt"]["id"], found["gtt"]["status"]) == (
+        found["trigger"]["trigger_id"],
+        "active",
+    )
     assert found["left"] is True
 
     errors = {

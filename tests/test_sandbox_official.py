@@ -135,6 +135,39 @@ async def test_cancelled_leg_is_the_last() -> None:
     assert (row["status"], row["cancelled_quantity"]) == ("CANCELLED", 5)
 
 
+async def test_triggers_wait_and_go_off() -> None:
+    """A GTT is made, changed, deleted; another goes off when its price comes, with its order."""
+    leg = {
+        "transaction_type": "BUY",
+        "quantity": 1,
+        "order_type": "LIMIT",
+        "product": "CNC",
+        "price": 1600.0,
+    }
+    far = ("single", "INFY", "NSE", [1400.0], 1500.0, [leg])
+    nearer = ("two-leg", "INFY", "NSE", [1400.0, 1600.0], 1500.0, [leg, leg])
+    due = ("single", "INFY", "NSE", [1700.0], 1800.0, [leg])
+    async with sandbox() as kite:
+        waiting = (await kite.call(lambda client: client.place_gtt(*far)))["trigger_id"]
+        await kite.call(lambda client: client.modify_gtt(waiting, *nearer))
+        gone_off = (await kite.call(lambda client: client.place_gtt(*due)))["trigger_id"]
+        first, second = await kite.call(lambda client: client.get_gtts())
+        assert (first["id"], first["type"], first["status"]) == (waiting, "two-leg", "active")
+        assert first["orders"][0]["result"] is None
+        assert (second["id"], second["status"]) == (gone_off, "triggered")
+        assert second == await kite.call(lambda client: client.get_gtt(gone_off))
+        (order,) = await kite.call(lambda client: client.orders())
+        result = second["orders"][0]["result"]["order_result"]
+        assert (result["status"], result["order_id"]) == ("success", order["order_id"])
+        assert order["status"] == "COMPLETE"
+        await kite.call(lambda client: client.delete_gtt(waiting))
+        errors = [
+            await kite.failing(lambda client: client.delete_gtt(waiting)),
+            await kite.failing(lambda client: client.get_gtt(1)),
+        ]
+    assert [str(error) for error in errors] == ["Trigger is not active.", "Trigger not found."]
+
+
 # The market
 
 
@@ -289,7 +322,10 @@ BAD_CALLS: dict[str, tuple[Callable[[Any], object], str, int, str]] = {
         lambda client: client.quote([f"NSE:S{number}" for number in range(501)]),
         *("InputException", 400, "Too many instruments requested. Max permitted is 500."),
     ),
-    "not simulated": (lambda client: client.get_gtts(), "GeneralException", 404, "Route not found"),
+    "not simulated": (
+        lambda client: client.mf_holdings(),
+        *("GeneralException", 404, "Route not found"),
+    ),
     "wrong method": (
         lambda client: client.convert_position("NSE", "INFY", "BUY", "day", 1, "CNC", "MIS"),
         *("GeneralException", 405, "Method not allowed"),

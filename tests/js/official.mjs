@@ -78,13 +78,22 @@ found.ltp = await client.getLTP(["NSE:INFY"]);
 const list = new KiteConnect({ api_key: "sandbox", root: listRoot });
 found.instruments = await list.getInstruments();
 found.futures = await list.getInstruments("NFO");
+found.trigger = await client.placeGTT({
+  trigger_type: "single", tradingsymbol: "INFY", exchange: "NSE", trigger_values: [1400],
+  last_price: 1500,
+  orders: [{
+    transaction_type: "BUY", quantity: 1, product: "CNC", order_type: "LIMIT", price: 1400,
+  }],
+});
+found.gtt = await client.getGTT(found.trigger.trigger_id);
+found.gtts = await client.getGTTs();
 found.errors = {};
 const failing = async (name, promise) => {
   found.errors[name] = await promise.then(() => null, (error) => error);
 };
 await failing("no protection", client.placeOrder("regular", { ...market(), market_protection: 0 }));
 await failing("ended", client.cancelOrder("regular", orderId));
-await failing("unknown", client.getGTTs());
+await failing("unknown", client.getMFHoldings());
 await failing(
   "token", new KiteConnect({ api_key: "sandbox", access_token: "wrong", root }).getOrders(),
 );

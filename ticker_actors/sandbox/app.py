@@ -7,7 +7,7 @@ from quart import Blueprint, Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from ticker_actors.sandbox import orders, reads, session, ticker
+from ticker_actors.sandbox import gtt_routes, orders, reads, session, ticker
 from ticker_actors.sandbox.answers import KiteError, bad_token, success
 from ticker_actors.sandbox.desk import Desk
 from ticker_actors.sandbox.faults import Faults, FaultsError
@@ -41,6 +41,7 @@ def create_app(desk: Desk, options: SandboxOptions, mischief: Mischief) -> Quart
         session.blueprint(desk, options.redirect_url),
         orders.blueprint(desk, limits, mischief),
         reads.blueprint(desk, limits, mischief),
+        gtt_routes.blueprint(desk, limits, mischief),
         ticker.blueprint(desk, options.faults),
     ):
         app.register_blueprint(routes, url_prefix=prefix)

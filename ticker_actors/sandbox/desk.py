@@ -14,12 +14,14 @@ from ticker_actors.exchange import wire_out
 from ticker_actors.exchange.account import Position
 from ticker_actors.exchange.book import Book
 from ticker_actors.exchange.file import PaperFile
-from ticker_actors.exchange.order import PaperOrder
+from ticker_actors.exchange.order import PaperOrder, to_rupees
 from ticker_actors.exchange.prices import Walk
 from ticker_actors.exchange.wire_out import Json
 from ticker_actors.model.calendar import trading_day
-from ticker_actors.model.orders import BrokerOrder
+from ticker_actors.model.orders import BrokerOrder, PlaceOrder
+from ticker_actors.model.outcomes import Placed, Refused
 from ticker_actors.model.portfolio import Trade
+from ticker_actors.sandbox.gtt import Triggers
 from ticker_actors.sandbox.iceberg import Icebergs
 from ticker_actors.sandbox.market import Market
 from ticker_actors.sandbox.order_ids import hidden, shown
@@ -30,6 +32,8 @@ USER_ID = "SB0001"
 APP_ID = 1
 STEP_SECONDS = 1.0
 """How often resting orders meet a new price."""
+NO_INSTRUMENT = Refused("InputException", "Invalid `tradingsymbol`.")
+NO_INDEX = Refused("InputException", "An index cannot be traded.")
 
 Now = Callable[[], datetime]
 Tell = Callable[[Json], None]
@@ -59,6 +63,7 @@ class Desk:
             funds=funds, price=walk.price, day=self._day, orders=orders, positions=positions
         )
         self.icebergs = Icebergs(self.book)
+        self.triggers = Triggers()
         self.record = Record()
         self.record.note(sorted(orders, key=lambda order: order.order_id))
         self.listeners: list[Tell] = []
@@ -74,6 +79,11 @@ class Desk:
             with trio.CancelScope(shield=True):
                 now = self._now()
                 answer = verb(now)
+                self.triggers.follow(
+                    lambda symbol: to_rupees(self.market.price(symbol, now)),
+                    lambda order: self.place(order, "", now),
+                    now,
+                )
                 self.icebergs.follow(now)
                 if unsaved := self.book.unsaved():
                     if self._file is not None:
@@ -88,6 +98,16 @@ class Desk:
                     self.icebergs.forget_before(day)
                     self._rows.clear()
             return answer
+
+    def place(self, order: PlaceOrder, tag: str, now: datetime) -> Placed | Refused:
+        """Place an order of any variety, for `do`. Its id is the one on the wire."""
+        instrument = self.market.find(order.exchange, order.tradingsymbol)
+        if instrument is None:
+            return NO_INSTRUMENT
+        if instrument.index:
+            return NO_INDEX
+        outcome = self.icebergs.place(order, tag, now)
+        return Placed(shown(outcome.order_id)) if isinstance(outcome, Placed) else outcome
 
     async def settle(self) -> None:
         """Let the book come to this second, before its state is shown."""

@@ -133,9 +133,13 @@ class Market:
         self._by_name[exchange, tradingsymbol] = new
         return new
 
+    def price(self, tradingsymbol: str, now: datetime) -> int:
+        """In ticks, at this second."""
+        return self._walk.price(tradingsymbol, int(now.timestamp()))
+
     def tick(self, instrument: Instrument, now: datetime) -> FullTick | IndexTick:
         """All that can be shown of it at this second."""
-        price = self._walk.price(instrument.tradingsymbol, int(now.timestamp()))
+        price = self.price(instrument.tradingsymbol, now)
         start = start_ticks(instrument.tradingsymbol)
         low, high = self._seen.get(instrument.tradingsymbol, (start, start))
         low, high = min(low, price), max(high, price)

@@ -6,14 +6,12 @@ from ticker_actors.exchange import wire_forms
 from ticker_actors.exchange.rules import NOT_CANCELLABLE, NOT_FOUND, NOT_MODIFIABLE
 from ticker_actors.exchange.wire_out import Json, trade_row
 from ticker_actors.model.outcomes import Refused
-from ticker_actors.sandbox.answers import KiteError, refused
+from ticker_actors.sandbox.answers import refused
 from ticker_actors.sandbox.desk import Desk
 from ticker_actors.sandbox.forms import form
 from ticker_actors.sandbox.limits import RateLimits
 from ticker_actors.sandbox.mischief import Mischief
-from ticker_actors.sandbox.order_ids import hidden, shown
-
-NO_INDEX = Refused("InputException", "An index cannot be traded.")
+from ticker_actors.sandbox.order_ids import hidden
 
 
 def blueprint(desk: Desk, limits: RateLimits, mischief: Mischief) -> Blueprint:
@@ -29,15 +27,10 @@ def blueprint(desk: Desk, limits: RateLimits, mischief: Mischief) -> Blueprint:
         order, tag = asked
 
         async def call() -> Json:
-            instrument = desk.market.find(order.exchange, order.tradingsymbol)
-            if instrument is None:
-                raise KiteError("InputException", "Invalid `tradingsymbol`.")
-            if instrument.index:
-                raise refused(NO_INDEX)
-            outcome = await desk.do(lambda now: desk.icebergs.place(order, tag, now))
+            outcome = await desk.do(lambda now: desk.place(order, tag, now))
             if isinstance(outcome, Refused):
                 raise refused(outcome)
-            return {"order_id": shown(outcome.order_id)}
+            return {"order_id": outcome.order_id}
 
         return await mischief.order_call(call)
 
