@@ -83,14 +83,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="ticker-actors", description="A durable order service for Kite Connect."
     )
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["sandbox"]:
+        # It has options of its own, and whoever serves needs none of it.
+        from ticker_actors.sandbox.__main__ import main as sandbox  # noqa: PLC0415
+
+        return sandbox(words[1:])
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("sandbox", help="run a Kite Connect of one's own, with paper money")
     for name, command in COMMANDS.items():
-        words = commands.add_parser(
+        verb = commands.add_parser(
             name, help=command.help, epilog="Every setting is an environment variable too."
         )
         for option in command.options:
-            words.add_argument(option, **OPTIONS[option])  # type: ignore[arg-type]  # only texts
-    given = vars(parser.parse_args(arguments))
+            verb.add_argument(option, **OPTIONS[option])  # type: ignore[arg-type]  # only texts
+    given = vars(parser.parse_args(words))
     command = COMMANDS[given.pop("command")]
     overrides = {name.upper(): text for name, text in given.items() if text is not None}
     try:

@@ -199,6 +199,15 @@ def build(ticks: Iterable[Tick]) -> bytes:
     return b"".join(parts)
 
 
+def fits(tick: Tick) -> bool:
+    """Whether a frame can hold its numbers: a currency above 429 rupees, say, does not."""
+    try:
+        _packet(tick)
+    except struct.error:
+        return False
+    return True
+
+
 def in_mode(tick: IndexTick | FullTick, mode: Mode) -> Tick:
     """What a subscriber of that mode is shown of a tick."""
     if mode == "ltp":

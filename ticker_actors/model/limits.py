@@ -41,7 +41,7 @@ class Budget:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._windows = [
-            _Window(_Share.of(limit, most, kept), span)
+            (Window(span), _Share.of(limit, most, kept))
             for limit, most, kept, span in (
                 (limits.per_second, BROKER.per_second, RESERVE.per_second, 1.0),
                 (limits.per_minute, BROKER.per_minute, RESERVE.per_minute, 60.0),
@@ -56,7 +56,10 @@ class Budget:
 
         `urgent`: it reduces risk, and may use what is kept for that.
         """
-        waits = [window.wait(now.mono, urgent=urgent) for window in self._windows]
+        waits = [
+            window.wait(now.mono, share.total if urgent else share.ordinary)
+            for window, share in self._windows
+        ]
         if placing and self.left_today(now, urgent=urgent) == 0:
             waits.append(_seconds_left(now))
         return max(waits, default=0.0)
@@ -71,8 +74,8 @@ class Budget:
 
     def take(self, then: Moment, *, placing: bool) -> None:
         """Count one request, made now or earlier."""
-        for window in self._windows:
-            window.taken.append(then.mono)
+        for window, _ in self._windows:
+            window.take(then.mono)
         day = trading_day(then.at)
         if placing and day > self._day:
             self._day, self._placed = day, 0
@@ -81,9 +84,8 @@ class Budget:
 
     def give_back(self, then: Moment, *, placing: bool) -> None:
         """Count a request, taken at that moment, no more: it was not made."""
-        for window in self._windows:
-            with suppress(ValueError):
-                window.taken.remove(then.mono)
+        for window, _ in self._windows:
+            window.give_back(then.mono)
         if placing and self._day == trading_day(then.at):
             self._placed = max(0, self._placed - 1)
 
@@ -102,19 +104,27 @@ class _Share:
         return cls(min(limit, most - kept), min(limit + kept, most))
 
 
-class _Window:
-    """The moments of past requests in a sliding stretch of time."""
+class Window:
+    """The moments of past requests in a sliding stretch of time, in seconds of any one clock."""
 
-    def __init__(self, share: _Share, span: float) -> None:
-        self._share = share
+    def __init__(self, span: float) -> None:
         self._span = span
-        self.taken = deque[float]()
+        self._taken = deque[float]()
 
-    def wait(self, now: float, *, urgent: bool) -> float:
-        limit = self._share.total if urgent else self._share.ordinary
-        while self.taken and self.taken[0] + self._span <= now + _ROUNDING:
-            self.taken.popleft()
-        return self.taken[-limit] + self._span - now if len(self.taken) >= limit else 0.0
+    def wait(self, now: float, limit: int) -> float:
+        """Seconds until the stretch holds less than so many; 0.0 when it does now."""
+        while self._taken and self._taken[0] + self._span <= now + _ROUNDING:
+            self._taken.popleft()
+        return self._taken[-limit] + self._span - now if len(self._taken) >= limit else 0.0
+
+    def take(self, then: float) -> None:
+        """Count one request."""
+        self._taken.append(then)
+
+    def give_back(self, then: float) -> None:
+        """Count one that was taken then no more."""
+        with suppress(ValueError):
+            self._taken.remove(then)
 
 
 def _seconds_left(now: Moment) -> float:

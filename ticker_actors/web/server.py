@@ -40,7 +40,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ASGISendCallable, ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr
-from quart import Websocket
+from quart import Request, Websocket
 from quart.typing import ResponseTypes
 from quart.utils import encode_headers
 from quart_trio import QuartTrio
@@ -387,9 +387,12 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
         )
 
 
-def connection_of(websocket: Websocket) -> Connection:
-    """Find the connection under a WebSocket, to `push` ready-made frames after the handshake."""
-    return cast("Connection", websocket.scope["state"]["connection"])
+def connection_of(client: Request | Websocket) -> Connection:
+    """Find the connection under a WebSocket or request, to `push` ready-made frames or `kill` it.
+
+    Only the handler of a WebSocket may push, and only after the handshake.
+    """
+    return cast("Connection", client.scope["state"]["connection"])
 
 
 def did_not_read(websocket: Websocket) -> bool:

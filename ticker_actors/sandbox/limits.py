@@ -1,0 +1,51 @@
+"""How many requests the sandbox takes: Kite's numbers.
+
+Source: https://kite.trade/docs/connect/v3/exceptions/#api-rate-limit. A modification and a cancel
+count by the second and minute, only a placed order by the day. What is refused for a limit is not
+counted, so a client that keeps on trying is let in as soon as there is room.
+"""
+
+from collections.abc import Collection
+
+import trio
+
+from ticker_actors.model.limits import BROKER, Window
+from ticker_actors.sandbox.answers import too_many
+
+SECOND, MINUTE, DAY = 1.0, 60.0, 86_400.0
+QUOTES_PER_SECOND = 1
+OTHERS_PER_SECOND = 10
+
+
+class RateLimits:
+    """The budgets of the one account."""
+
+    def __init__(self, *, enforced: bool) -> None:
+        self._enforced = enforced
+        self._orders = ((Window(SECOND), BROKER.per_second), (Window(MINUTE), BROKER.per_minute))
+        self._placed = ((Window(DAY), BROKER.per_day),)
+        self._quotes = ((Window(SECOND), QUOTES_PER_SECOND),)
+        self._others = ((Window(SECOND), OTHERS_PER_SECOND),)
+
+    def order_call(self, *, places: bool) -> None:
+        """Count an order call. Raises `KiteError` when it is one too many."""
+        self._take(self._orders, "Too many requests")
+        if places:
+            self._take(self._placed, "Maximum allowed order requests exceeded")
+
+    def quote(self) -> None:
+        """Count a call for quotes. Raises `KiteError`."""
+        self._take(self._quotes, "Too many requests")
+
+    def other(self) -> None:
+        """Count any other call. Raises `KiteError`."""
+        self._take(self._others, "Too many requests")
+
+    def _take(self, windows: Collection[tuple[Window, int]], message: str) -> None:
+        if not self._enforced:
+            return
+        now = trio.current_time()
+        if any(window.wait(now, limit) > 0 for window, limit in windows):
+            raise too_many(message)
+        for window, _ in windows:
+            window.take(now)
