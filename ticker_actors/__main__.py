@@ -145,10 +145,13 @@ async def _cleanup(settings: Settings) -> None:
 async def _login(settings: Settings) -> None:
     async def request_token(url: str) -> str:
         if settings.login_port is not None:
-            return await caught(url, settings.login_port, print)
+            return await caught(url, settings.login_port, partial(print, flush=True))
         print(f"Open this page and log in:\n\n{url}\n")
         print("Then paste the address that it leads to, or the request token in it:", flush=True)
-        return await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+        line: bytes = await trio.to_thread.run_sync(
+            sys.stdin.buffer.readline, abandon_on_cancel=True
+        )
+        return line.decode(errors="replace")
 
     accounts = load_accounts(settings, os.environ)
     print(await login(accounts, settings.login_account, request_token, lambda: datetime.now(UTC)))

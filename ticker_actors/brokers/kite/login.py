@@ -9,10 +9,12 @@ import os
 import stat
 from datetime import datetime, time, timedelta
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlencode
 
 import msgspec
 import structlog
+from msgspec import Meta
 
 from ticker_actors.account_settings import KITE_ROOT_URL
 from ticker_actors.brokers.kite.http import READ_IDLE_SECONDS, HttpClient
@@ -33,7 +35,7 @@ class KeptToken(msgspec.Struct, frozen=True):
 
     access_token: str
     user_id: str | None
-    logged_in_at: datetime
+    logged_in_at: Annotated[datetime, Meta(tz=True)]
 
 
 class TokenFile:
@@ -50,7 +52,7 @@ class TokenFile:
                 kept = msgspec.json.decode(file.read(), type=KeptToken)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # msgspec's are ValueErrors
             _log.warning("token file unusable", path=str(self._path), error=type(error).__name__)
             return None
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
