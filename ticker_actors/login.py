@@ -120,7 +120,7 @@ async def _redirected(stream: trio.SocketStream) -> str | None:
                     server.receive_data(await stream.receive_some(MOST_BYTES))
             except (h11.RemoteProtocolError, trio.BrokenResourceError):
                 return None
-            if not isinstance(event, h11.Request):
+            if not isinstance(event, h11.Request) or event.method != b"GET":
                 return None
             token = _queried(event.target.decode("ascii", "replace"))
             body = ELSEWHERE if token is None else DONE
