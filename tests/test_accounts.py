@@ -465,6 +465,39 @@ async def test_checks_pass_where_the_price_is_not_known(autojump_clock: MockCloc
         await submit(process, market_order("UNKNOWN"))
 
 
+class Untraded(FakeBroker):
+    """Nothing has traded yet, which a broker shows as a last price of 0."""
+
+    async def last_price(self, exchange: str, tradingsymbol: str) -> float | None:
+        del exchange, tradingsymbol
+        return 0.0
+
+
+async def test_a_last_price_of_zero_is_no_price(autojump_clock: MockClock) -> None:
+    """What was listed today has not traded: there is nothing to be off from."""
+    world = World(broker=Untraded(), risk=RiskLimits(max_value=1000, price_band=1))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        await finished(process, await submit(process, limit_order(price=100.0)))
+        await submit(process, market_order())
+        denied = await process.executor.submit_order(ACCOUNT, limit_order(quantity=11, price=100.0))
+    assert isinstance(denied, Denied)
+    assert denied.code == "max_value"
+
+
+async def test_a_leg_is_named_in_a_batch_of_one(autojump_clock: MockClock) -> None:
+    """Its field is `orders[0].quantity`, as for any other mistake in it."""
+    world = World(broker=FakeBroker(), risk=RiskLimits(max_quantity=5))
+    async with world.process() as process:
+        denied = await process.executor.submit_batch(
+            ACCOUNT, (limit_order(quantity=6),), rollback_on_failure=False
+        )
+        alone = await process.executor.submit_order(ACCOUNT, limit_order(quantity=6))
+    assert isinstance(denied, Denied)
+    assert isinstance(alone, Denied)
+    assert (denied.field, denied.leg, alone.leg) == ("quantity", 0, None)
+
+
 async def test_orders_a_day_are_counted_across_restarts(autojump_clock: MockClock) -> None:
     """A loop that went wrong stops at a number; a batch counts all its legs."""
     world = World(broker=FakeBroker(), risk=RiskLimits(orders_a_day=3))

@@ -17,7 +17,7 @@ from ticker_actors.exchange.file import PaperFileUnusable
 from ticker_actors.login import LoginError, caught, login
 from ticker_actors.mailbox import Stopped
 from ticker_actors.service import Address, StartError, serve
-from ticker_actors.settings import Settings, SettingsError, load, load_accounts
+from ticker_actors.settings import PRIMARY, Settings, SettingsError, load, load_accounts
 from ticker_actors.store.tables import StaleEpochError, StoreError
 from ticker_actors.upkeep import cleanup, migrate
 
@@ -58,7 +58,8 @@ BANNER = """
     stream    {stream}/advanced/ws/orders/{first}
     health    {url}/health
     metrics   {url}/metrics
-
+"""
+TRY_IT = """
   Try it:
 
     curl -X POST '{url}/orders?wait=5' -H 'Content-Type: application/json'{key} -d '{{
@@ -170,7 +171,11 @@ COMMANDS: Mapping[str, Command] = {
 def _greet(settings: Settings, accounts: Sequence[AccountSettings], address: Address) -> None:
     named = ", ".join(f"{account.account_id!r} ({account.broker})" for account in accounts)
     key = ' -H "X-API-Key: $API_KEY"' if settings.api_key is not None else ""
-    banner = BANNER.format(
+    # The example is an order, so nobody is shown one that costs real money.
+    playing = any(
+        account.account_id == PRIMARY and account.broker == "paper" for account in accounts
+    )
+    banner = (BANNER + TRY_IT if playing else BANNER).format(
         url=address.url,
         stream=address.url.replace("http", "ws", 1),
         accounts=named,
