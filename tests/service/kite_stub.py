@@ -148,7 +148,9 @@ class KiteStub:
         query = dict(parse_qsl(parts.query))
         if parts.path != TICKER_PATH or not parts.query.startswith(f"{TICKER_QUERY}&"):
             self.strangers.append(parts.path)
-        if query.get("access_token") in self.alive and not self.away:
+        if self.away:
+            return connection.respond(HTTPStatus.BAD_GATEWAY, "Bad Gateway\n")
+        if query.get("access_token") in self.alive:
             return None
         return connection.respond(HTTPStatus.FORBIDDEN, "Forbidden\n")
 

@@ -20,10 +20,8 @@ from tests.service.harness import (
     Client,
     Hatched,
     Nest,
-    Service,
     database,
     decoded,
-    environment,
     eventually,
     select,
 )
@@ -442,49 +440,37 @@ access_token_env = "AWAY_TOKEN"
 
 
 @pytest.mark.slow
-def test_one_accounts_broker_is_away(tmp_path: Path) -> None:
+def test_one_accounts_broker_is_away(start: Start, tmp_path: Path) -> None:
     """Its health says so and its orders wait; the other account trades as if nothing was."""
+    secrets = {"AWAY_KEY": KEY, "AWAY_SECRET": SECRET, "AWAY_TOKEN": "away-t0ken"}
+    accounts = accounts_file(tmp_path, ONE_AT_KITE)
     with kite_stub() as kite:
         kite.away = True
-        settings = {
-            **kite.settings,
-            "ACCOUNTS_FILE": accounts_file(tmp_path, ONE_AT_KITE),
-            "AWAY_KEY": KEY,
-            "AWAY_SECRET": SECRET,
-            "AWAY_TOKEN": "away-t0ken",
-        }
-        service = Service(tmp_path, environment(**settings)).wait_until_ready()
-        try:
-            eventually(
-                "the account's trouble shows",
-                lambda: "cannot be read" in health_of(service, "away"),
-            )
-            waiting = place(service, "away", **RESTING_CHANGES, expires_in=300)
-            assert waiting.status_code == 202
-            for _ in range(3):
-                placed(service, None)
-            refused(service.http.get("/accounts/away/positions"), 502)
-            assert service.http.get("/accounts/primary/positions").status_code == 200
-            primary = decoded(service.http.get("/health"))["checks"]["account primary"]
-            assert primary["status"] == "ok"
-            away = account(service, "away")
-            assert (away["gate"], away["feed"], away["unsent"]) == ("closed", "down", 1)
+        settings: dict[str, Any] = {**kite.settings, **secrets, "ACCOUNTS_FILE": accounts}
+        service = start(**settings)
+        eventually(
+            "the account's trouble shows",
+            lambda: "cannot be read" in health_of(service, "away"),
+        )
+        order = {**RESTING, "account_id": "away"}
+        waiting = decoded(service.http.post("/orders", json=order))
+        for _ in range(3):
+            placed(service, None)
+        refused(service.http.get("/accounts/away/positions"), 502)
+        assert service.http.get("/accounts/primary/positions").status_code == 200
+        assert health_of(service, "primary") == ""
+        away = account(service, "away")
+        assert (away["gate"], away["feed"], away["unsent"]) == ("closed", "down", 1)
 
-            kite.alive = {"away-t0ken"}
-            kite.away = False
-            done = service.finished(decoded(waiting)["task_id"], seconds=20)
-            assert done["status"] == "completed"
-            assert [order["tag"] for order in kite.orders] == [done["broker_tag"]]
-            service.signal(signal.SIGTERM)
-            assert service.wait() == 0
-            assert "Traceback" not in service.text
-            for secret in (KEY, SECRET, "away-t0ken"):
-                assert secret not in service.text
-        finally:
-            service.close()
-
-
-RESTING_CHANGES = {name: RESTING[name] for name in ("order_type", "price")}
+        kite.alive = {"away-t0ken"}
+        kite.away = False
+        done = service.finished(waiting["task_id"])
+        assert done["status"] == "completed"
+        assert [order["tag"] for order in kite.orders] == [done["broker_tag"]]
+        service.signal(signal.SIGTERM)
+        assert service.wait() == 0
+    for secret in secrets.values():
+        assert secret not in service.text
 
 
 def health_of(service: Client, account_id: str) -> str:

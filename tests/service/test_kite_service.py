@@ -52,9 +52,10 @@ def log_in(service: Client, **token: str) -> tuple[int, dict[str, Any]]:
     return answer.status_code, decoded(answer)
 
 
-def start_at(start: Start, kite: KiteStub, **settings: object) -> Service:
+def start_at(start: Start, kite: KiteStub, **more: str) -> Service:
     """The service with its primary account at Kite."""
-    return start(**{"BROKER": "kite", "LOG_LEVEL": "debug", **kite.settings, **settings})  # type: ignore[arg-type]  # none is an option of `start`
+    settings: dict[str, Any] = {"BROKER": "kite", "LOG_LEVEL": "debug", **kite.settings, **more}
+    return start(**settings)
 
 
 def assert_no_secret(*texts: str) -> None:
