@@ -517,6 +517,61 @@ async def test_orders_a_day_are_counted_across_restarts(autojump_clock: MockCloc
     assert isinstance(last, Denied)
 
 
+@pytest.mark.parametrize("price_band", [None, 50.0], ids=["no price", "a price"])
+async def test_orders_at_once_are_counted_one_by_one(
+    price_band: float | None, autojump_clock: MockClock
+) -> None:
+    """A loop that sends all at the same instant is stopped at the same number."""
+
+    class Slow(Priced):
+        """Its price takes a moment, so that all the orders are judged together."""
+
+        async def last_price(self, exchange: str, tradingsymbol: str) -> float | None:
+            await trio.sleep(0.1)
+            return await super().last_price(exchange, tradingsymbol)
+
+    world = World(broker=Slow(), risk=RiskLimits(orders_a_day=3, price_band=price_band))
+    answers: list[object] = []
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+
+        async def send() -> None:
+            answers.append(await process.executor.submit_order(ACCOUNT, limit_order()))
+
+        async def send_batch() -> None:
+            orders = (limit_order(), limit_order())
+            answers.append(
+                await process.executor.submit_batch(ACCOUNT, orders, rollback_on_failure=False)
+            )
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(send)
+                nursery.start_soon(send_batch)
+    assert len(world.store.tasks) == 3
+    assert any(isinstance(answer, Denied) for answer in answers)
+
+
+async def test_two_closing_orders_at_once_do_not_turn_a_position_round(
+    autojump_clock: MockClock,
+) -> None:
+    """What shrinks a position is counted when it is taken: the second order finds nothing left."""
+    world = World(broker=Holder())
+    answers: list[object] = []
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        await process.executor.set_state(ACCOUNT, AccountState.REDUCING, None)
+
+        async def close() -> None:
+            order = limit_order("INFY", 100, transaction_type="SELL")
+            answers.append(await process.executor.submit_order(ACCOUNT, order))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(close)
+    assert sorted(type(answer).__name__ for answer in answers) == ["Accepted", "Denied", "Denied"]
+
+
 async def test_modifications_of_an_order_are_counted(autojump_clock: MockClock) -> None:
     """The broker takes so many; the next is denied before it is stored, after a restart too."""
     world = World(broker=FakeBroker())

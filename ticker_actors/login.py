@@ -61,9 +61,10 @@ async def login(
         TokenFile(at.token_file).write(bought.access_token, bought.user_id, now())
     except OSError as error:
         raise LoginError(f"The token cannot be kept in {at.token_file}: {error}.") from error
+    kept = await trio.Path(at.token_file).absolute()
     return (
-        f"Account {account.account_id} is logged in as {bought.user_id}; a running service takes "
-        f"the token up from {at.token_file} within seconds."
+        f"Account {account.account_id} is logged in as {bought.user_id}; a service that runs with "
+        f"the same settings takes the token up from {kept} within seconds."
     )
 
 

@@ -298,7 +298,7 @@ class ExecutorActor:
         task = lane.ledger.submit(draft, task, now)
         answer = await lane.commit_key(draft)
         if not isinstance(answer, Committed):
-            lane.ledger.drop(task)
+            lane.ledger.drop(task, now)
             return await self._not_written(answer, request.key, request.account_id)
         lane.ledger.adopt(task, lane.now())
         lane.finish(draft)
@@ -411,6 +411,7 @@ class ExecutorActor:
         lane.ledger.plan(draft, batch, legs)
         answer = await lane.commit_key(draft)
         if not isinstance(answer, Committed):
+            lane.ledger.drop_batch(legs)
             return await self._batch_not_written(answer, request)
         draft = Draft()
         lane.ledger.adopt_batch(draft, batch, legs, lane.now())
