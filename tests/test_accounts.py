@@ -1,10 +1,12 @@
 """What an account may do: its state, its session, its broker's faults, and our own checks."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.asking import cancelled, finished, modified, submit
+from tests.asking import cancelled, finished, modified, submit, until
 from tests.fakes import (
     ACCOUNT,
     FakeBroker,
@@ -19,10 +21,12 @@ from tests.fakes import (
 from ticker_actors.actors.admission import BREAKER_FAULTS
 from ticker_actors.actors.lane import MISMATCH_SECONDS, LaneState
 from ticker_actors.actors.requests import Accepted, ClientKey, Denied
+from ticker_actors.brokers.pushed import Pushed
 from ticker_actors.model.accounts import AccountState, reduces
 from ticker_actors.model.limits import MOST_MODIFICATIONS, Limits
 from ticker_actors.model.orders import OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import (
+    FeedItem,
     NotSent,
     OrderBook,
     PlaceOutcome,
@@ -570,6 +574,42 @@ async def test_two_closing_orders_at_once_do_not_turn_a_position_round(
             for _ in range(3):
                 nursery.start_soon(close)
     assert sorted(type(answer).__name__ for answer in answers) == ["Accepted", "Denied", "Denied"]
+
+
+class Terse(Holder):
+    """Answers a place call, and for a while shows nothing of the order."""
+
+    async def orders(self) -> OrderBook | Unreadable:
+        return Unreadable("502 Bad Gateway") if self.sent() else await super().orders()
+
+    def updates(self) -> AsyncIterator[FeedItem]:
+        return aiter(Pushed(1))
+
+
+class TerseUnknown(Terse):
+    """As above, and its answer is lost."""
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        await super().place(order, tag)
+        return Unknown("cut")
+
+
+@pytest.mark.parametrize("broker", [Terse, TerseUnknown])
+async def test_an_order_of_which_nothing_is_known_counts_as_closing(
+    broker: type[Terse], autojump_clock: MockClock
+) -> None:
+    """It may be at the exchange already, so no second one may close the same position."""
+    world = World(broker=broker())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        await process.executor.set_state(ACCOUNT, AccountState.REDUCING, None)
+        order = limit_order("INFY", 100, transaction_type="SELL")
+        await submit(process, order)
+        await until(lambda: bool(world.broker.sent()))
+        await trio.sleep(1)
+        denied = await process.executor.submit_order(ACCOUNT, order)
+    assert isinstance(denied, Denied)
+    assert len(world.broker.sent()) == 1
 
 
 async def test_modifications_of_an_order_are_counted(autojump_clock: MockClock) -> None:
