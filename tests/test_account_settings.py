@@ -124,9 +124,18 @@ def test_several_accounts(tmp_path: Path) -> None:
     )
     assert family.limits == Limits(2, 400, 7)
     assert family.risk == RiskLimits(max_value=1000.0, exchanges=("NSE",), orders_a_day=3)
-    assert primary.at == PaperSettings(file=Path("data/primary.paper.db"), funds=5, seed=1)
+    assert primary.at == PaperSettings(file=Path("data/ticker.paper.db"), funds=5, seed=1)
     assert primary.limits == Limits(8, 400, 7)
     assert primary.risk == RiskLimits(max_quantity=10, orders_a_day=3)
+
+
+def test_primary_keeps_its_paper_book(tmp_path: Path) -> None:
+    """Who adds an ACCOUNTS_FILE later finds the orders of `primary` where they were."""
+    environment = written(tmp_path, "[primary]\nbroker = 'paper'\n[b]\nbroker = 'paper'")
+    for more in ({}, {"PAPER_FILE": "mine.db"}):
+        found = accounts_of({**environment, **more})
+        assert found["primary"].at == load_accounts(load(more), more)[0].at
+        assert found["b"].at == PaperSettings(file=Path("data/b.paper.db"), funds=10**9, seed=1)
 
 
 def test_urls_of_all_accounts_come_from_the_environment(tmp_path: Path) -> None:

@@ -241,7 +241,6 @@ def _primary(settings: Settings) -> AccountEntry:
         api_key_env="KITE_API_KEY",
         api_secret_env="KITE_API_SECRET",  # noqa: S106  # a name
         access_token_env="KITE_ACCESS_TOKEN",  # noqa: S106  # a name
-        paper_file=str(settings.paper_path),
     )
 
 
@@ -263,9 +262,11 @@ def _account(
             token_file=Path(token_file),
         )
     else:
-        paper_file = entry.paper_file or settings.beside_database(f"{account_id}.paper.db")
+        book = settings.beside_database(f"{account_id}.paper.db")
+        if account_id == PRIMARY:
+            book = settings.paper_path  # the one it has had without ACCOUNTS_FILE
         at = PaperSettings(
-            file=Path(paper_file),
+            file=book if entry.paper_file is None else Path(entry.paper_file),
             funds=entry.paper_funds or settings.paper_funds,
             seed=settings.paper_seed,
         )

@@ -154,7 +154,7 @@ def test_each_account_has_its_own_orders(two: Hatched) -> None:
         assert {found["account_id"] for found in tasks} == {account_id}
         held = two.http.get(f"/accounts/{account_id}/positions").json()["net"]
         assert {row["tradingsymbol"] for row in held} == {symbol}
-        book = two.folder / "data" / f"{account_id}.paper.db"
+        book = two.folder / "data" / f"{'ticker' if task is ours else 'family'}.paper.db"
         sql = "SELECT COUNT(*) FROM orders WHERE order_id = ?"
         assert select(book, sql, task["order_id"]) == [(1,)]
 
