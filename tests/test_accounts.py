@@ -1,10 +1,12 @@
 """What an account may do: its state, its session, its broker's faults, and our own checks."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.asking import cancelled, finished, modified, submit
+from tests.asking import cancelled, finished, modified, submit, until
 from tests.fakes import (
     ACCOUNT,
     FakeBroker,
@@ -19,10 +21,12 @@ from tests.fakes import (
 from ticker_actors.actors.admission import BREAKER_FAULTS
 from ticker_actors.actors.lane import MISMATCH_SECONDS, LaneState
 from ticker_actors.actors.requests import Accepted, ClientKey, Denied
+from ticker_actors.brokers.pushed import Pushed
 from ticker_actors.model.accounts import AccountState, reduces
 from ticker_actors.model.limits import MOST_MODIFICATIONS, Limits
 from ticker_actors.model.orders import OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import (
+    FeedItem,
     NotSent,
     OrderBook,
     PlaceOutcome,
@@ -465,6 +469,39 @@ async def test_checks_pass_where_the_price_is_not_known(autojump_clock: MockCloc
         await submit(process, market_order("UNKNOWN"))
 
 
+class Untraded(FakeBroker):
+    """Nothing has traded yet, which a broker shows as a last price of 0."""
+
+    async def last_price(self, exchange: str, tradingsymbol: str) -> float | None:
+        del exchange, tradingsymbol
+        return 0.0
+
+
+async def test_a_last_price_of_zero_is_no_price(autojump_clock: MockClock) -> None:
+    """What was listed today has not traded: there is nothing to be off from."""
+    world = World(broker=Untraded(), risk=RiskLimits(max_value=1000, price_band=1))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        await finished(process, await submit(process, limit_order(price=100.0)))
+        await submit(process, market_order())
+        denied = await process.executor.submit_order(ACCOUNT, limit_order(quantity=11, price=100.0))
+    assert isinstance(denied, Denied)
+    assert denied.code == "max_value"
+
+
+async def test_a_leg_is_named_in_a_batch_of_one(autojump_clock: MockClock) -> None:
+    """Its field is `orders[0].quantity`, as for any other mistake in it."""
+    world = World(broker=FakeBroker(), risk=RiskLimits(max_quantity=5))
+    async with world.process() as process:
+        denied = await process.executor.submit_batch(
+            ACCOUNT, (limit_order(quantity=6),), rollback_on_failure=False
+        )
+        alone = await process.executor.submit_order(ACCOUNT, limit_order(quantity=6))
+    assert isinstance(denied, Denied)
+    assert isinstance(alone, Denied)
+    assert (denied.field, denied.leg, alone.leg) == ("quantity", 0, None)
+
+
 async def test_orders_a_day_are_counted_across_restarts(autojump_clock: MockClock) -> None:
     """A loop that went wrong stops at a number; a batch counts all its legs."""
     world = World(broker=FakeBroker(), risk=RiskLimits(orders_a_day=3))
@@ -482,6 +519,97 @@ async def test_orders_a_day_are_counted_across_restarts(autojump_clock: MockCloc
         await submit(process)
         last = await process.executor.submit_order(ACCOUNT, limit_order())
     assert isinstance(last, Denied)
+
+
+@pytest.mark.parametrize("price_band", [None, 50.0], ids=["no price", "a price"])
+async def test_orders_at_once_are_counted_one_by_one(
+    price_band: float | None, autojump_clock: MockClock
+) -> None:
+    """A loop that sends all at the same instant is stopped at the same number."""
+
+    class Slow(Priced):
+        """Its price takes a moment, so that all the orders are judged together."""
+
+        async def last_price(self, exchange: str, tradingsymbol: str) -> float | None:
+            await trio.sleep(0.1)
+            return await super().last_price(exchange, tradingsymbol)
+
+    world = World(broker=Slow(), risk=RiskLimits(orders_a_day=3, price_band=price_band))
+    answers: list[object] = []
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+
+        async def send() -> None:
+            answers.append(await process.executor.submit_order(ACCOUNT, limit_order()))
+
+        async def send_batch() -> None:
+            orders = (limit_order(), limit_order())
+            answers.append(
+                await process.executor.submit_batch(ACCOUNT, orders, rollback_on_failure=False)
+            )
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(send)
+                nursery.start_soon(send_batch)
+    assert len(world.store.tasks) == 3
+    assert any(isinstance(answer, Denied) for answer in answers)
+
+
+async def test_two_closing_orders_at_once_do_not_turn_a_position_round(
+    autojump_clock: MockClock,
+) -> None:
+    """What shrinks a position is counted when it is taken: the second order finds nothing left."""
+    world = World(broker=Holder())
+    answers: list[object] = []
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        await process.executor.set_state(ACCOUNT, AccountState.REDUCING, None)
+
+        async def close() -> None:
+            order = limit_order("INFY", 100, transaction_type="SELL")
+            answers.append(await process.executor.submit_order(ACCOUNT, order))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(close)
+    assert sorted(type(answer).__name__ for answer in answers) == ["Accepted", "Denied", "Denied"]
+
+
+class Terse(Holder):
+    """Answers a place call, and for a while shows nothing of the order."""
+
+    async def orders(self) -> OrderBook | Unreadable:
+        return Unreadable("502 Bad Gateway") if self.sent() else await super().orders()
+
+    def updates(self) -> AsyncIterator[FeedItem]:
+        return aiter(Pushed(1))
+
+
+class TerseUnknown(Terse):
+    """As above, and its answer is lost."""
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        await super().place(order, tag)
+        return Unknown("cut")
+
+
+@pytest.mark.parametrize("broker", [Terse, TerseUnknown])
+async def test_an_order_of_which_nothing_is_known_counts_as_closing(
+    broker: type[Terse], autojump_clock: MockClock
+) -> None:
+    """It may be at the exchange already, so no second one may close the same position."""
+    world = World(broker=broker())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        await process.executor.set_state(ACCOUNT, AccountState.REDUCING, None)
+        order = limit_order("INFY", 100, transaction_type="SELL")
+        await submit(process, order)
+        await until(lambda: bool(world.broker.sent()))
+        await trio.sleep(1)
+        denied = await process.executor.submit_order(ACCOUNT, order)
+    assert isinstance(denied, Denied)
+    assert len(world.broker.sent()) == 1
 
 
 async def test_modifications_of_an_order_are_counted(autojump_clock: MockClock) -> None:

@@ -17,7 +17,7 @@ from ticker_actors.exchange.file import PaperFileUnusable
 from ticker_actors.login import LoginError, caught, login
 from ticker_actors.mailbox import Stopped
 from ticker_actors.service import Address, StartError, serve
-from ticker_actors.settings import Settings, SettingsError, load, load_accounts
+from ticker_actors.settings import PRIMARY, Settings, SettingsError, load, load_accounts
 from ticker_actors.store.tables import StaleEpochError, StoreError
 from ticker_actors.upkeep import cleanup, migrate
 
@@ -58,7 +58,8 @@ BANNER = """
     stream    {stream}/advanced/ws/orders/{first}
     health    {url}/health
     metrics   {url}/metrics
-
+"""
+TRY_IT = """
   Try it:
 
     curl -X POST '{url}/orders?wait=5' -H 'Content-Type: application/json'{key} -d '{{
@@ -152,17 +153,22 @@ async def _cleanup(settings: Settings) -> None:
 async def _login(settings: Settings) -> None:
     async def request_token(url: str) -> str:
         if settings.login_port is not None:
-            return await caught(url, settings.login_port, print)
+            return await caught(url, settings.login_port, partial(print, flush=True))
         print(f"Open this page and log in:\n\n{url}\n")
         print("Then paste the address that it leads to, or the request token in it:", flush=True)
-        return await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+        line: bytes = await trio.to_thread.run_sync(
+            sys.stdin.buffer.readline, abandon_on_cancel=True
+        )
+        return line.decode(errors="replace")
 
     accounts = load_accounts(settings, os.environ)
     print(await login(accounts, settings.login_account, request_token, lambda: datetime.now(UTC)))
 
 
 COMMANDS: Mapping[str, Command] = {
-    "login": Command("log an account in at Kite, once a day", ("--account", "--listen"), _login),
+    "login": Command(
+        "log an account in at Kite, once a day", ("--account", "--listen", "--database-url"), _login
+    ),
     "serve": Command("run the service", SERVING, _serve),
     "migrate": Command("make the tables, or bring them up to date", ("--database-url",), _migrate),
     "cleanup": Command(
@@ -174,7 +180,11 @@ COMMANDS: Mapping[str, Command] = {
 def _greet(settings: Settings, accounts: Sequence[AccountSettings], address: Address) -> None:
     named = ", ".join(f"{account.account_id!r} ({account.broker})" for account in accounts)
     key = ' -H "X-API-Key: $API_KEY"' if settings.api_key is not None else ""
-    banner = BANNER.format(
+    # The example is an order, so nobody is shown one that costs real money.
+    playing = any(
+        account.account_id == PRIMARY and account.broker == "paper" for account in accounts
+    )
+    banner = (BANNER + TRY_IT if playing else BANNER).format(
         url=address.url,
         stream=address.url.replace("http", "ws", 1),
         accounts=named,

@@ -5,6 +5,7 @@ in that file: it names the environment variables that hold them.
 """
 
 import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,6 @@ from ticker_actors.model.validation import problems
 
 BrokerName = Literal["paper", "kite"]
 Count = Annotated[int, Meta(ge=0)]
-AccountName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 MOST_ACCOUNTS = 100
 """Each has a lane, a feed and a lease of its own."""
 
@@ -47,7 +47,8 @@ class KiteSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where `ticker-actors login` leaves the day's access token, for nobody else to read."""
 
     def __repr__(self) -> str:
-        return f"KiteSettings({self.root_url})"
+        # Neither who it is nor the URL, whose query may hold a secret of its own.
+        return f"KiteSettings({urlsplit(self.root_url).hostname})"
 
 
 class PaperSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,8 +92,8 @@ class AccountEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     orders_per_day: Count | None = None
     max_order_quantity: Annotated[int, Meta(ge=1)] | None = None
     max_order_value: Annotated[float, Meta(gt=0)] | None = None
-    allowed_exchanges: tuple[Exchange, ...] | None = None
-    allowed_products: tuple[Product, ...] | None = None
+    allowed_exchanges: Annotated[tuple[Exchange, ...], Meta(min_length=1)] | None = None
+    allowed_products: Annotated[tuple[Product, ...], Meta(min_length=1)] | None = None
     price_band_percent: Annotated[float, Meta(gt=0, le=100)] | None = None
     max_orders_a_day: Annotated[int, Meta(ge=1)] | None = None
 
@@ -105,15 +106,22 @@ def read_entries(path: Path) -> dict[str, AccountEntry]:
         raise AccountError(f"ACCOUNTS_FILE {path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise AccountError(f"ACCOUNTS_FILE {path} is no TOML: {error}.") from error
-    kind = dict[AccountName, AccountEntry]
-    try:
-        entries = msgspec.convert(found, kind)
-    except msgspec.ValidationError:
-        named = "; ".join(f"{field} {text}" for field, text in problems(found, kind))
-        raise AccountError(f"ACCOUNTS_FILE {path} is wrong: {named}.") from None
-    if not 0 < len(entries) <= MOST_ACCOUNTS:
+    if not 0 < len(found) <= MOST_ACCOUNTS:
         raise AccountError(f"ACCOUNTS_FILE {path} must name 1 to {MOST_ACCOUNTS} accounts.")
-    return entries
+    return {name: _entry(path, name, table) for name, table in found.items()}
+
+
+def _entry(path: Path, name: str, table: object) -> AccountEntry:
+    if not _NAME.fullmatch(name):
+        raise AccountError(
+            f"ACCOUNTS_FILE {path} names an account {name!r}: "
+            "a name has 1 to 64 letters, digits, _ and -."
+        )
+    try:
+        return msgspec.convert(table, AccountEntry)
+    except msgspec.ValidationError:
+        named = "; ".join(f"{key} {text}" for key, text in problems(table, AccountEntry, name))
+        raise AccountError(f"ACCOUNTS_FILE {path} is wrong: {named}.") from None
 
 
 def kite_settings(  # noqa: PLR0913  # all by name
@@ -129,20 +137,35 @@ def kite_settings(  # noqa: PLR0913  # all by name
 ) -> KiteSettings:
     """An account at Kite. Raises `AccountError` when its key is missing or a URL is none."""
 
-    def secret(name: str | None) -> str | None:
-        return environment.get(name, "").strip() or None if name else None
+    def secret(setting: str, name: str | None) -> str | None:
+        if name is None:
+            return None
+        if not _VARIABLE.fullmatch(name):  # not repeated here: it may be the secret itself
+            raise AccountError(
+                f"Account {account_id}: {setting} must be the name of an environment variable, "
+                "in capitals."
+            )
+        value = environment.get(name, "").strip()
+        if value and not _VISIBLE.fullmatch(value):
+            raise AccountError(
+                f"Account {account_id}: {name} must be printable ASCII without spaces."
+            )
+        return value or None
 
-    api_key = secret(key_env)
+    api_key = secret("api_key_env", key_env)
     if api_key is None:
-        wanted = key_env or "api_key_env"
-        message = f"Account {account_id} is at Kite, so {wanted} must be set to its API key."
-        raise AccountError(message)
-    for url, schemes in ((root_url, {"http", "https"}), (ticker_url, {"ws", "wss"})):
-        _check_url(account_id, url, schemes)
+        todo = (
+            "api_key_env must name the variable that holds its API key"
+            if key_env is None
+            else f"{key_env} must be set to its API key"
+        )
+        raise AccountError(f"Account {account_id} is at Kite, so {todo}.")
+    _check_url(f"Account {account_id}: root_url (KITE_ROOT_URL)", root_url, "http")
+    _check_url(f"Account {account_id}: ticker_url (KITE_TICKER_URL)", ticker_url, "ws")
     return KiteSettings(
         api_key=api_key,
-        api_secret=secret(secret_env),
-        access_token=secret(token_env),
+        api_secret=secret("api_secret_env", secret_env),
+        access_token=secret("access_token_env", token_env),
         root_url=root_url,
         ticker_url=ticker_url,
         token_file=token_file,
@@ -160,19 +183,22 @@ def check_limits(account: AccountSettings) -> None:
         )
 
 
-def _check_url(account_id: str, url: str, schemes: set[str]) -> None:
+def _check_url(setting: str, url: str, scheme: str) -> None:
+    """The URL itself is not repeated: it may hold a password."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
-    except ValueError:
-        host, parts = None, urlsplit("")
-    if host is None or parts.scheme not in schemes or parts.username is not None:
-        named = " or ".join(sorted(schemes))
-        message = f"Account {account_id} needs a URL that begins with {named}, not {url!r}."
-        raise AccountError(message)
-    if parts.scheme in {"http", "ws"} and not _loopback(url):
-        # The access token would travel in clear.
-        raise AccountError(f"Account {account_id}: {url} must be encrypted ({parts.scheme}s).")
+    except ValueError as error:
+        raise AccountError(f"{setting} is no URL: {error}.") from None
+    if parts.scheme not in {scheme, f"{scheme}s"} or not host:
+        raise AccountError(f"{setting} must begin with {scheme}s:// and name a host.")
+    if parts.username is not None or parts.fragment or not _VISIBLE.fullmatch(url):
+        raise AccountError(f"{setting} must be plain ASCII, without a user and a fragment.")
+    if parts.scheme == scheme and not _loopback(url):
+        raise AccountError(
+            f"{setting} must begin with {scheme}s://, or the access token would travel in clear "
+            f"to {host}."
+        )
 
 
 def _loopback(url: str) -> bool:
@@ -183,3 +209,8 @@ def _loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+_VISIBLE = re.compile(r"[!-~]+")

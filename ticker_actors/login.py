@@ -4,6 +4,7 @@ It prints the page to open, and gets the request token either from the keyboard 
 that follows the login, caught on loopback. A running service finds the new token by itself.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing, suppress
 from datetime import datetime
@@ -24,6 +25,7 @@ REQUEST_SECONDS = 5.0
 MOST_BYTES = 16 * 1024
 DONE = b"You are logged in. You may close this page."
 ELSEWHERE = b"There is no request token in this address."
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,256}")
 
 
 class LoginError(Exception):
@@ -55,23 +57,35 @@ async def login(
         )
     if isinstance(bought, LoginRefused):
         raise LoginError(bought.message)
+    file = TokenFile(at.token_file)
+    if (refusal := file.refusal(bought.user_id)) is not None:
+        raise LoginError(f"{refusal}.")
     try:
-        TokenFile(at.token_file).write(bought.access_token, bought.user_id, now())
+        file.write(bought.access_token, bought.user_id, now())
     except OSError as error:
         raise LoginError(f"The token cannot be kept in {at.token_file}: {error}.") from error
+    kept = await trio.Path(at.token_file).absolute()
     return (
-        f"Account {account.account_id} is logged in as {bought.user_id}; a running service takes "
-        f"the token up from {at.token_file} within seconds."
+        f"Account {account.account_id} is logged in as {bought.user_id}; a service that runs with "
+        f"the same settings takes the token up from {kept} within seconds."
     )
 
 
 def token_in(text: str) -> str:
     """The request token in what a person copied: the token, or the address it came in."""
     text = text.strip()
-    found = parse_qs(urlsplit(text).query).get("request_token", [text])[0]
-    if not found or not found.isascii() or not found.isprintable() or " " in found:
+    found = _queried(text) if set(text) & set("/?&=") else text
+    if found is None or not _TOKEN.fullmatch(found):
         raise LoginError("There is no request token in that.")
     return found
+
+
+def _queried(address: str) -> str | None:
+    """The request token in the query of an address, if there is one."""
+    try:
+        return parse_qs(urlsplit(address).query).get("request_token", [None])[0]
+    except ValueError:
+        return None
 
 
 async def caught(url: str, port: int, say: Callable[[str], object]) -> str:
@@ -110,10 +124,9 @@ async def _redirected(stream: trio.SocketStream) -> str | None:
                     server.receive_data(await stream.receive_some(MOST_BYTES))
             except (h11.RemoteProtocolError, trio.BrokenResourceError):
                 return None
-            if not isinstance(event, h11.Request):
+            if not isinstance(event, h11.Request) or event.method != b"GET":
                 return None
-            query = parse_qs(urlsplit(event.target.decode("ascii", "replace")).query)
-            token = query.get("request_token", [None])[0]
+            token = _queried(event.target.decode("ascii", "replace"))
             body = ELSEWHERE if token is None else DONE
             head = h11.Response(
                 status_code=404 if token is None else 200,

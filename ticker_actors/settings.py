@@ -118,6 +118,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_level: LogLevel = "info"
     log_format: LogFormat = "auto"
 
+    def __repr__(self) -> str:
+        return f"Settings({self.host}:{self.port})"  # some of the others are secrets
+
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the service."""
@@ -228,7 +231,7 @@ def load_accounts(
             check_limits(account)
     except AccountError as error:
         raise SettingsError(str(error)) from None
-    _check_files(accounts)
+    _check_files(settings, accounts)
     return accounts
 
 
@@ -238,7 +241,6 @@ def _primary(settings: Settings) -> AccountEntry:
         api_key_env="KITE_API_KEY",
         api_secret_env="KITE_API_SECRET",  # noqa: S106  # a name
         access_token_env="KITE_ACCESS_TOKEN",  # noqa: S106  # a name
-        paper_file=str(settings.paper_path),
     )
 
 
@@ -260,9 +262,11 @@ def _account(
             token_file=Path(token_file),
         )
     else:
-        paper_file = entry.paper_file or settings.beside_database(f"{account_id}.paper.db")
+        book = settings.beside_database(f"{account_id}.paper.db")
+        if account_id == PRIMARY:
+            book = settings.paper_path  # the one it has had without ACCOUNTS_FILE
         at = PaperSettings(
-            file=Path(paper_file),
+            file=book if entry.paper_file is None else Path(entry.paper_file),
             funds=entry.paper_funds or settings.paper_funds,
             seed=settings.paper_seed,
         )
@@ -286,17 +290,21 @@ def _own(value: int | None, default: int) -> int:
     return default if value is None else value
 
 
-def _check_files(accounts: tuple[AccountSettings, ...]) -> None:
-    """Two accounts in one file would trade as one."""
+def _check_files(settings: Settings, accounts: tuple[AccountSettings, ...]) -> None:
+    """Two accounts in one file would trade as one; a token would overwrite what it lands on."""
     seen: dict[Path, str] = {}
+    if settings.postgres is None:
+        seen[settings.database_file.resolve()] = "DATABASE_URL"
+    if settings.accounts_file is not None:
+        seen[Path(settings.accounts_file).resolve()] = "ACCOUNTS_FILE"
     for account in accounts:
         at = account.at
         path = (at.file if isinstance(at, PaperSettings) else at.token_file).resolve()
         if path in seen:
             raise SettingsError(
-                f"Accounts {seen[path]} and {account.account_id} must not share the file {path}."
+                f"Account {account.account_id} must not share the file {path} with {seen[path]}."
             )
-        seen[path] = account.account_id
+        seen[path] = f"account {account.account_id}"
 
 
 _WORDS = frozenset({"log_level", "log_format"})

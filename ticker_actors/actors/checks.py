@@ -14,6 +14,7 @@ from ticker_actors.model.accounts import AccountState, reduces
 from ticker_actors.model.calendar import Moment
 from ticker_actors.model.orders import KIND, BrokerOrder, OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import Unreadable
+from ticker_actors.model.portfolio import Positions
 from ticker_actors.model.risk import Denial, RiskLimits
 
 _log = structlog.get_logger(__name__)
@@ -28,17 +29,23 @@ class Checks:
         self._broker = broker
 
     async def denial(self, orders: Sequence[PlaceOrder], now: Moment) -> tuple[int, Denial] | None:
-        """The first of some orders, sent one after the other, that is not taken; and why."""
-        for number, order in enumerate(orders):
+        """The first of some orders, sent one after the other, that is not taken; and why.
+
+        What the broker says is asked first. From then on nothing is awaited until the orders count
+        as taken, so that many at once are judged one by one.
+        """
+        prices = [await self._last_price(order) for order in orders]
+        positions = await self._positions()
+        for number, (order, price) in enumerate(zip(orders, prices, strict=True)):
             found = risk.denial(
                 order,
                 self._limits,
-                last_price=await self._last_price(order),
+                last_price=price,
                 placed_today=self._ledger.taken_today(now) + number,
             )
             if found is not None:
                 return number, found
-        return await self._state_denial(orders)
+        return self._state_denial(orders, positions)
 
     async def change_denial(self, changes: OrderChanges, order: BrokerOrder) -> Denial | None:
         """Why a modification of this order is not taken, or None."""
@@ -66,14 +73,20 @@ class Checks:
             )
         return price
 
-    async def _state_denial(self, orders: Sequence[PlaceOrder]) -> tuple[int, Denial] | None:
+    async def _positions(self) -> Positions | Unreadable:
+        if self._ledger.admission.standing.state is not AccountState.REDUCING:
+            return Unreadable("The account has only just become REDUCING.")
+        return await self._broker.positions()
+
+    def _state_denial(
+        self, orders: Sequence[PlaceOrder], positions: Positions | Unreadable
+    ) -> tuple[int, Denial] | None:
         """While the account is `REDUCING`: the first order that does not shrink a position."""
         state = self._ledger.admission.standing.state
         if state is AccountState.ACTIVE:
             return None
         if state is AccountState.HALTED:
             return 0, _closed(state, "takes cancels only")
-        positions = await self._broker.positions()
         if isinstance(positions, Unreadable):
             return 0, _closed(state, f"cannot see its positions ({positions.message})")
         for number, order in enumerate(orders):

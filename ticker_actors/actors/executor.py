@@ -301,7 +301,7 @@ class ExecutorActor:
         task = lane.ledger.submit(draft, task, now)
         answer = await lane.commit_key(draft)
         if not isinstance(answer, Committed):
-            lane.ledger.drop(task)
+            lane.ledger.drop(task, now)
             return await self._not_written(answer, request.key, request.account_id)
         lane.ledger.adopt(task, lane.now())
         lane.finish(draft)
@@ -380,7 +380,7 @@ class ExecutorActor:
         lane = self._lanes[request.account_id]
         if lane.ledger.unsent() >= MOST_UNSENT:
             return Overloaded()
-        if denied := await self._denied(lane, request.orders):
+        if denied := await self._denied(lane, request.orders, legs=True):
             return await self._batch_replay(request) or denied
         now = lane.now()
         batch_id = request.batch_id
@@ -414,20 +414,22 @@ class ExecutorActor:
         lane.ledger.plan(draft, batch, legs)
         answer = await lane.commit_key(draft)
         if not isinstance(answer, Committed):
+            lane.ledger.drop_batch(legs)
             return await self._batch_not_written(answer, request)
         draft = Draft()
         lane.ledger.adopt_batch(draft, batch, legs, lane.now())
         await lane.carry_out(draft)
         return AcceptedBatch(batch_id, saga.answer(batch, [saga.Leg(leg) for leg in legs]))
 
-    async def _denied(self, lane: Lane, orders: Sequence[PlaceOrder]) -> Denied | None:
+    async def _denied(
+        self, lane: Lane, orders: Sequence[PlaceOrder], *, legs: bool = False
+    ) -> Denied | None:
         found = await lane.checks.denial(orders, lane.now())
         if found is None:
             return None
         self._metrics.denied.labels(lane.account_id).inc()
         number, denial = found
-        leg = number if len(orders) > 1 else None
-        return Denied(denial.code, denial.field, denial.message, leg)
+        return Denied(denial.code, denial.field, denial.message, number if legs else None)
 
     async def _replay(self, request: SubmitOrder | ModifyOrder | CancelOrder) -> Submitted | None:
         """The answer that a key has already, whatever would be said of a new request."""

@@ -273,6 +273,15 @@ class Lane:
                 error=task.last_error,
             )
             self._answer(task.task_id, task)
+        for event in draft.endings:
+            if event.event == "account_status":
+                said = msgspec.json.decode(event.data)
+                _log.warning(
+                    "account status",
+                    account_id=self.account_id,
+                    state=said["state"],
+                    message=said["message"],
+                )
         for batch in draft.batches.values():
             if batch.finished:
                 _log.info("batch finished", batch_id=batch.batch_id, state=batch.state)
@@ -526,7 +535,6 @@ class Lane:
         if up == self._feed_up:
             return
         self._feed_up = up
-        _log.warning("order feed", account_id=self.account_id, up=up, message=message)
         state = "feed_back" if up else "feed_lost"
         draft.endings.append(
             self.ledger.scribe.account_status(self.account_id, state, message, now.at)

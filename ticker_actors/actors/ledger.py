@@ -87,8 +87,8 @@ class Ledger:
     _day: date = date.min
     _queue: dict[str, None] = field(default_factory=dict)
     """Place tasks that may be sent, in order."""
-    _arriving: dict[str, Moment] = field(default_factory=dict)
-    """Submissions that are being stored, and when they came."""
+    _arriving: dict[str, OrderTask] = field(default_factory=dict)
+    """Place tasks that are being stored: they count already, or two at once would pass as one."""
     _goals: dict[str, list[str]] = field(default_factory=dict)
     """Unfinished cancel and modify tasks of an order, in order."""
     _intents: dict[str, str] = field(default_factory=dict)
@@ -175,25 +175,32 @@ class Ledger:
 
         The ledger does not hold it yet: `adopt` it once the transaction is durable.
         """
-        self._arriving[task.task_id] = now
+        self._arrive(task)
         self.admission.let_pass(task.task_id)
         if not self._queue and self.admission.wait(task, now) <= 0:
             task = self._send(draft, task, now)
         draft.tasks[task.task_id] = task
         return task
 
-    def drop(self, task: OrderTask) -> None:
+    def drop(self, task: OrderTask, came: Moment) -> None:
         """Forget a submission that was not written: its key was taken."""
-        came = self._arriving.pop(task.task_id)
+        self._leave(task)
         self.admission.forget(task.task_id)
         if task.phase is Phase.SENT:
             self._calling.discard(task.task_id)
             self.admission.give_back(task.operation, came)
 
+    def _arrive(self, task: OrderTask) -> None:
+        self._arriving[task.task_id] = task
+        self._taken += 1
+
+    def _leave(self, task: OrderTask) -> None:
+        del self._arriving[task.task_id]
+        self._taken = max(0, self._taken - 1)  # the day may have turned meanwhile
+
     def adopt(self, task: OrderTask, now: Moment) -> None:
         """Hold a task that is durable."""
         del self._arriving[task.task_id]
-        self._taken += 1
         self._hold(task)
         self._schedule(self.tasks[task.task_id], now)  # cancelled meanwhile, it is another
 
@@ -212,15 +219,22 @@ class Ledger:
     def plan(self, draft: Draft, batch: Batch, legs: Sequence[OrderTask]) -> None:
         """A new batch: it and its legs in one transaction. Once durable, `adopt_batch` it."""
         draft.batches[batch.batch_id] = batch
-        draft.tasks.update((leg.task_id, leg) for leg in legs)
+        for leg in legs:
+            draft.tasks[leg.task_id] = leg
+            self._arrive(leg)
+
+    def drop_batch(self, legs: Sequence[OrderTask]) -> None:
+        """Forget a batch that was not written: its key was taken."""
+        for leg in legs:
+            self._leave(leg)
 
     def adopt_batch(
         self, draft: Draft, batch: Batch, legs: Sequence[OrderTask], now: Moment
     ) -> None:
         """Hold a durable batch, and take its first step."""
         self.batches[batch.batch_id] = batch
-        self._taken += len(legs)
         for leg in legs:
+            del self._arriving[leg.task_id]
             self.admission.let_pass(leg.task_id)
             self._hold(leg)
         draft.touched[batch.batch_id] = None
@@ -454,13 +468,20 @@ class Ledger:
         return self._taken if trading_day(now.at) == self._day else 0
 
     def pending(self, order: PlaceOrder) -> int:
-        """Units of the same kind that are on their way already, or rest at the exchange."""
+        """Units of the same kind that are on their way already, or rest at the exchange.
+
+        Also those that were sent and of which nothing is known yet: they may be there.
+        """
         resting = sum(view.order.pending_quantity for view in self.views.resting(order))
-        unsent = (self.tasks[task_id].params for task_id in self._queue)
+        coming = (
+            task.params
+            for task in (*self._arriving.values(), *self.tasks.values())
+            if task.operation == "place_order" and not task.finished
+        )
         return resting + sum(
             int(params["quantity"])
-            for params in unsent
-            if all(params[name] == getattr(order, name) for name in KIND)
+            for params in coming
+            if all(params.get(name) == getattr(order, name) for name in KIND)
         )
 
     def unsent(self) -> int:

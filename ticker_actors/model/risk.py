@@ -112,8 +112,8 @@ def _value(
 def _band(
     price: float | None, field: str, last_price: float | None, limits: RiskLimits
 ) -> Denial | None:
-    if price is None or last_price is None or limits.price_band is None:
-        return None
+    if price is None or not last_price or limits.price_band is None:
+        return None  # a last price of 0 is Kite's for what has not traded yet
     off = abs(price - last_price) / last_price * 100
     if off <= limits.price_band:
         return None

@@ -51,7 +51,7 @@ def _struct_problems(
             sound[field.name] = value[field.name]
     for name in value:
         if name not in kind.__struct_fields__:
-            yield f"{prefix}{name}", "is not a field of this request"
+            yield f"{prefix}{name}", "is not a known field"
     if issubclass(kind, PlaceOrder):
         yield from ((prefix + name, text) for name, text in _conflicts(value, kind, sound))
 

@@ -21,7 +21,7 @@ from ticker_actors.model.orders import PRINTABLE
 from ticker_actors.model.outcomes import LoginToken, Unreadable
 from ticker_actors.web import decoding
 from ticker_actors.web.parts import Parts
-from ticker_actors.web.problems import Problem, bad_fields, not_found, overloaded
+from ticker_actors.web.problems import Problem, bad_fields, not_found
 from ticker_actors.web.tasks import as_json, refusal
 
 T = TypeVar("T")
@@ -106,7 +106,8 @@ def blueprint(parts: Parts) -> Blueprint:
     @routes.post("/advanced/postback/<account_id>")
     async def postback(account_id: str) -> Response:
         if crowded():
-            raise overloaded()
+            message = f"More than {POSTBACKS_A_SECOND} postbacks came within a second."
+            raise Problem(HTTPStatus.TOO_MANY_REQUESTS, message, retry_after=1)
         raw: bytes = await request.get_data(as_text=False)  # type: ignore[assignment]  # said so
         # One answer for every mistake: who cannot sign learns nothing of the accounts here.
         if account_id not in parts.executor.accounts or not parts.genuine(account_id, raw):

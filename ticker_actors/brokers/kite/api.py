@@ -132,7 +132,7 @@ def _rows(data: object, kind: type[wire_rows.S]) -> wire_rows.Read[tuple[wire_ro
 class Login(Protocol):
     """What takes new tokens; `opening.Login` does."""
 
-    async def log_in(self, token: LoginToken, probe: "KiteBroker") -> LoginRefused | None:
+    async def log_in(self, token: LoginToken) -> LoginRefused | None:
         """Take a new token, if the broker answers to it."""
         ...
 
@@ -211,7 +211,7 @@ class KiteBroker(KiteApi):
         """Take a new access token. None when Kite answers to it."""
         if self._login is None:
             return LoginRefused("This account takes no login.")
-        return await self._login.log_in(token, self)
+        return await self._login.log_in(token)
 
     def updates(self) -> AsyncIterable[FeedItem]:
         """Pushed order updates, for one reader."""

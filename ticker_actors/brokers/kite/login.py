@@ -9,10 +9,12 @@ import os
 import stat
 from datetime import datetime, time, timedelta
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlencode
 
 import msgspec
 import structlog
+from msgspec import Meta
 
 from ticker_actors.account_settings import KITE_ROOT_URL
 from ticker_actors.brokers.kite.http import READ_IDLE_SECONDS, HttpClient
@@ -33,7 +35,7 @@ class KeptToken(msgspec.Struct, frozen=True):
 
     access_token: str
     user_id: str | None
-    logged_in_at: datetime
+    logged_in_at: Annotated[datetime, Meta(tz=True)]
 
 
 class TokenFile:
@@ -44,19 +46,36 @@ class TokenFile:
 
     def read(self, now: datetime) -> str | None:
         """The token, if it is of today; None when there is none, or others could read it."""
+        kept = self._kept()
+        return kept.access_token if kept and kept.logged_in_at >= last_flush(now) else None
+
+    def refusal(self, user_id: str | None) -> str | None:
+        """Why a login of this user is not taken: the account was somebody else's before.
+
+        Its orders are in another order book, so every one of them would seem to be lost.
+        """
+        kept = self._kept()
+        if kept is None or None in {kept.user_id, user_id} or kept.user_id == user_id:
+            return None
+        return (
+            f"This is the login of {user_id}, and the account was {kept.user_id}'s before: "
+            f"if that is meant, delete {self._path}"
+        )
+
+    def _kept(self) -> KeptToken | None:
         try:
             with self._path.open("rb") as file:
                 mode = os.fstat(file.fileno()).st_mode
                 kept = msgspec.json.decode(file.read(), type=KeptToken)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:  # msgspec's are ValueErrors
             _log.warning("token file unusable", path=str(self._path), error=type(error).__name__)
             return None
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             _log.warning("token file ignored: others may read it", path=str(self._path))
             return None
-        return kept.access_token if kept.logged_in_at >= last_flush(now) else None
+        return kept
 
     def write(self, access_token: str, user_id: str | None, now: datetime) -> None:
         """Keep a token, whole or not at all. Raises `OSError`."""

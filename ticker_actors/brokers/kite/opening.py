@@ -10,11 +10,11 @@ import structlog
 import trio
 
 from ticker_actors.account_settings import KiteSettings
-from ticker_actors.brokers.kite.api import KiteBroker
+from ticker_actors.brokers.kite.api import KiteApi, KiteBroker
 from ticker_actors.brokers.kite.dial import tls_dial
 from ticker_actors.brokers.kite.feed import KiteFeed
 from ticker_actors.brokers.kite.http import HttpClient
-from ticker_actors.brokers.kite.login import TokenFile, exchanged
+from ticker_actors.brokers.kite.login import KeptToken, TokenFile, exchanged
 from ticker_actors.brokers.kite.root import Root
 from ticker_actors.brokers.kite.session import Session
 from ticker_actors.brokers.kite.ticker_url import TickerUrl
@@ -35,12 +35,13 @@ async def open_kite(
 ) -> AsyncGenerator[KiteBroker, None]:
     """A broker on the account, with its ticker connected and its token followed."""
     root, file = Root.parse(at.root_url), TokenFile(at.token_file)
-    session = Session(at.api_key, file.read(now()) or at.access_token)
+    session = Session(at.api_key, at.access_token)
     ticker = TickerUrl.parse(at.ticker_url)
     trusted = ssl.create_default_context(cafile=certifi.where())
     feed = KiteFeed(account_id, ticker, session, read_order, chance, tls_dial(trusted))
     with closing(HttpClient(root)) as http:
         login = Login(account_id, at, session, root, http, file, now)
+        login.look()
         broker = KiteBroker(root, http, session, feed, login)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(feed.run)
@@ -75,49 +76,62 @@ class Login:
         self._http = http
         self._file = file
         self._now = now
+        self._turn = trio.Lock()
+        self._seen = 0
 
-    async def log_in(self, token: LoginToken, probe: KiteBroker) -> LoginRefused | None:
-        """Take a new token, if the broker answers to it; keep it for the next start."""
-        access_token = token.access_token
-        if access_token is None:
+    async def log_in(self, token: LoginToken) -> LoginRefused | None:
+        """Take a new token, if the broker answers to it; keep it for the next start.
+
+        Until then all calls go out under the old one: a wrong token disturbs nothing.
+        """
+        async with self._turn:
+            found = await self._judged(token)
+            if isinstance(found, LoginRefused):
+                return found
+            if (refusal := self._file.refusal(found.user_id)) is not None:
+                return LoginRefused(refusal)
+            self._session.access_token = found.access_token
+            _log.info("logged in", account_id=self._account_id, user_id=found.user_id)
+            with trio.CancelScope(shield=True):  # it was bought once, and cannot be bought again
+                await trio.to_thread.run_sync(self._keep, found)
+        return None
+
+    def look(self) -> None:
+        """Take up what a login, here or elsewhere, left in the token file."""
+        changed = self._file.changed_at()
+        if changed != self._seen:
+            self._seen = changed
+            token = self._file.read(self._now())
+            if token is not None:
+                self._session.access_token = token
+
+    async def follow(self) -> None:
+        """Look again and again."""
+        while True:
+            await trio.sleep(TOKEN_LOOK_SECONDS)
+            self.look()
+
+    async def _judged(self, token: LoginToken) -> KeptToken | LoginRefused:
+        if token.access_token is None:
             if self._at.api_secret is None:
                 return LoginRefused(
                     f"Account {self._account_id} has no API secret, which a request token needs."
                 )
-            bought = await exchanged(
+            return await exchanged(
                 self._root,
                 self._http,
                 api_key=self._at.api_key,
                 api_secret=self._at.api_secret,
                 request_token=token.request_token or "",
             )
-            if isinstance(bought, LoginRefused):
-                return bought
-            access_token = bought.access_token
-        before = self._session.access_token
-        self._session.access_token = access_token
-        profile = await probe.profile()
+        session = Session(self._at.api_key, token.access_token)
+        profile = await KiteApi(self._root, self._http, session).profile()
         if isinstance(profile, Unreadable):
-            if profile.trouble is not None:
-                self._session.access_token = before
             return LoginRefused(f"The broker does not answer to this token: {profile.message}")
-        _log.info("logged in", account_id=self._account_id, user_id=profile.user_id)
+        return KeptToken(token.access_token, profile.user_id, self._now())
+
+    def _keep(self, token: KeptToken) -> None:
         try:
-            await trio.to_thread.run_sync(
-                self._file.write, access_token, profile.user_id, self._now()
-            )
+            self._file.write(token.access_token, token.user_id, self._now())
         except OSError as error:
             _log.warning("token not kept", account_id=self._account_id, error=str(error))
-        return None
-
-    async def follow(self) -> None:
-        """Take up what a login elsewhere writes into the token file."""
-        seen = self._file.changed_at()
-        while True:
-            await trio.sleep(TOKEN_LOOK_SECONDS)
-            changed = self._file.changed_at()
-            if changed != seen:
-                seen = changed
-                token = self._file.read(self._now())
-                if token is not None:
-                    self._session.access_token = token
