@@ -99,5 +99,5 @@ def answer_errors(app: QuartTrio) -> None:
 
     @app.errorhandler(Exception)
     async def bug(error: Exception) -> Response:
-        _log.error("request failed", path=request.path, exc_info=error)
+        _log.error("call failed", exc_info=error)  # of a request or of a ticker
         return KiteError("GeneralException", "This is a bug of the sandbox.").response()

@@ -1,8 +1,8 @@
 """GTT orders: triggers that wait for a price, then place their order. Pure, in memory.
 
-Source: https://kite.trade/docs/connect/v3/gtt/. A single trigger goes off when the price has come to
-it from the side on which it was when the trigger was made. A two-leg one has a lower and a higher
-value; the first order belongs to the lower, the second to the higher.
+Source: https://kite.trade/docs/connect/v3/gtt/. A single trigger goes off when the price has come
+to it from the side on which it was when the trigger was made. A two-leg one has a lower and a
+higher value; the first order belongs to the lower, the second to the higher.
 """
 
 from collections.abc import Callable, Mapping
