@@ -219,3 +219,16 @@ async def test_what_is_no_form_is_refused() -> None:
         ]
     assert [answer.status_code for answer in bad] == [400, 400, 400, 413, 400, 400]
     assert all(answer.json()["status"] == "error" for answer in bad)
+
+
+async def test_refused_call_does_not_cost_its_connection() -> None:
+    """A body that nobody looked at is read to its end: the next order is not sent into a grave."""
+    async with sandbox() as kite, httpx.AsyncClient(trust_env=False) as raw:
+        order = {name: str(value) for name, value in MARKET.items()}
+        for number in range(20):
+            refused = await raw.post(f"{kite.address.rest}/orders/regular", data=order)
+            nowhere = await raw.post(f"{kite.address.rest}/nowhere/{number}", data=order)
+            assert [refused.status_code, nowhere.status_code] == [403, 404]
+            assert "connection" not in {*refused.headers, *nowhere.headers}
+        large = await raw.post(f"{kite.address.rest}/nowhere", content=b"x" * 1_000_000)
+        assert large.headers["connection"] == "close"
