@@ -5,8 +5,11 @@ from typing import Any
 
 import httpx
 import pytest
+import trio
 
 from tests.sandboxes import MARKET, RESTING, sandbox
+from ticker_actors.sandbox.answers import KiteError
+from ticker_actors.sandbox.limits import RateLimits
 
 NO_PROTECTION = (
     "Market orders without market protection are not allowed via API. "
@@ -184,24 +187,59 @@ async def test_any_other_token_is_dead(token: str) -> None:
     assert (type(error).__name__, getattr(error, "code", None)) == ("TokenException", 403)
 
 
-async def test_kinds_of_limits() -> None:
-    """Orders, quotes and other calls have budgets of their own."""
+def refused_at(call: Callable[[Any], object]) -> Callable[[Any], tuple[int, str]]:
+    """How often a call is made in a row until it fails, and with what."""
+
+    def calls(client: Any) -> tuple[int, str]:  # noqa: ANN401
+        for number in range(1, 200):
+            try:
+                call(client)
+            except Exception as error:  # noqa: BLE001  # whatever it throws at its users
+                return number, f"{type(error).__name__} {getattr(error, 'code', None)}: {error}"
+        raise AssertionError("It never failed.")
+
+    return calls
+
+
+async def test_too_fast_a_client_is_refused() -> None:
+    """More than ten orders a second is 429, as a NetworkException; what was refused is not done."""
     async with sandbox(limits=True) as kite:
+        number, error = await kite.call(refused_at(placing(MARKET)))
+        assert number > 10
+        assert error == "NetworkException 429: Too many requests"
+        assert len(await kite.call(lambda client: client.orders())) == number - 1
+        _, error = await kite.call(refused_at(lambda client: client.ltp("NSE:INFY")))
+        assert error == "NetworkException 429: Too many requests"
 
-        def hasty(client: Any) -> list[str]:  # noqa: ANN401
-            found = []
-            for _ in range(11):
-                try:
-                    client.place_order(**MARKET)
-                except Exception as error:  # noqa: BLE001  # whatever it throws
-                    found.append(f"{type(error).__name__} {error.code}: {error}")  # type: ignore[attr-defined]  # Kite's have it
-            return found
 
-        assert await kite.call(hasty) == ["NetworkException 429: Too many requests"]
-        assert len(await kite.call(lambda client: client.orders())) == 10
-        await kite.call(lambda client: client.ltp("NSE:INFY"))
-        error = await kite.failing(lambda client: client.ltp("NSE:INFY"))
-        assert getattr(error, "code", None) == 429
+async def test_limits_are_kites(autojump_clock: object) -> None:
+    """Ten order calls, one for quotes and ten others a second; 400 a minute, 5 000 orders a day."""
+    limits = RateLimits(enforced=True)
+
+    def fit(call: Callable[[], None]) -> int:
+        for number in range(10_000):
+            try:
+                call()
+            except KiteError:
+                return number
+        raise AssertionError("There is no limit.")
+
+    assert fit(limits.quote) == 1
+    assert fit(limits.other) == 10
+    assert fit(lambda: limits.order_call(places=False)) == 10
+    await trio.sleep(1)
+    assert fit(limits.quote) == 1
+    placed = taken = 0
+    while taken < 390:
+        taken += fit(lambda: limits.order_call(places=False))
+        await trio.sleep(1)
+    assert fit(lambda: limits.order_call(places=True)) == 0
+    await trio.sleep(60)
+    while number := fit(lambda: limits.order_call(places=True)):
+        placed += number
+        await trio.sleep(10)
+    assert placed == 5_000
+    assert fit(lambda: limits.order_call(places=False)) == 10
 
 
 async def test_what_is_no_form_is_refused() -> None:
