@@ -15,6 +15,7 @@ from ticker_actors.sandbox.forms import body
 from ticker_actors.sandbox.limits import RateLimits
 from ticker_actors.sandbox.mischief import Mischief
 from ticker_actors.sandbox.options import ACCESS_TOKEN, API_KEY, SandboxOptions
+from ticker_actors.web.arrival import hang_up_unless_arrived
 
 MAX_BODY_BYTES = 16 * 1024
 """An order's form has less than 1 KiB."""
@@ -35,6 +36,7 @@ def create_app(desk: Desk, options: SandboxOptions, mischief: Mischief) -> Quart
     app = QuartTrio(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False  # else `//orders` would be a redirect
     limits = RateLimits(enforced=options.limits)
     prefix = options.prefix or None
     for routes in (
@@ -57,6 +59,11 @@ def create_app(desk: Desk, options: SandboxOptions, mischief: Mischief) -> Quart
             expected = f"token {API_KEY}:{ACCESS_TOKEN}"
             if request.headers.get("Authorization") != expected:
                 raise bad_token()
+
+    @app.after_request
+    async def leave(response: Response) -> Response:
+        await hang_up_unless_arrived(response)
+        return response
 
     answer_errors(app)
     return app
@@ -99,5 +106,5 @@ def answer_errors(app: QuartTrio) -> None:
 
     @app.errorhandler(Exception)
     async def bug(error: Exception) -> Response:
-        _log.error("request failed", path=request.path, exc_info=error)
+        _log.error("call failed", exc_info=error)  # of a request or of a ticker
         return KiteError("GeneralException", "This is a bug of the sandbox.").response()

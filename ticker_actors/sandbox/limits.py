@@ -29,18 +29,24 @@ class RateLimits:
 
     def order_call(self, *, places: bool) -> None:
         """Count an order call. Raises `KiteError` when it is one too many."""
-        self._take(self._orders, "Too many requests")
         if places:
-            self._take(self._placed, "Maximum allowed order requests exceeded")
+            self._check(self._placed, "Maximum allowed order requests exceeded")
+        self._check(self._orders)
+        self._count(self._orders)
+        if places:
+            self._count(self._placed)
 
     def quote(self) -> None:
         """Count a call for quotes. Raises `KiteError`."""
-        self._take(self._quotes, "Too many requests")
+        self._check(self._quotes)
+        self._count(self._quotes)
 
     def other(self) -> None:
         """Count any other call. Raises `KiteError`."""
-        self._take(self._others, "Too many requests")
+        self._check(self._others)
+        self._count(self._others)
 
+<<<<<<< HEAD
     def _take(self, windows: Collection[tuple[Window, int]], message: str) -> None:
         if not self._enforced:
             return
@@ -49,3 +55,12 @@ class RateLimits:
             raise too_many(message)
         for window, _ in windows:
             window.take(now)
+=======
+    def _check(self, budget: Budget, message: str = "Too many requests") -> None:
+        if self._enforced and budget.wait(trio.current_time()) > 0:
+            raise too_many(message)
+
+    def _count(self, budget: Budget) -> None:
+        if self._enforced:
+            budget.take(trio.current_time())
+>>>>>>> sandbox

@@ -1,7 +1,8 @@
 """The ticker: binary ticks once a second, and order updates as text, over one WebSocket a client.
 
-Source: https://kite.trade/docs/connect/v3/websocket/. A client that falls behind by more than
-`WAITING` messages is cut, as one is whose network died: it must read the book anyhow.
+Source: https://kite.trade/docs/connect/v3/websocket/. Ticks wait for their client, so they are
+never old. Order updates do not: a client that falls behind by more than `WAITING` of them is cut,
+as one is whose network died; it must read the book anyhow.
 """
 
 import json
@@ -23,7 +24,7 @@ from ticker_actors.web.server import connection_of
 BEAT_SECONDS = 1.0
 """Between two frames of ticks, or two heartbeats where nothing is subscribed."""
 WAITING = 1_000
-"""Messages that may wait for a client."""
+"""Order updates that may wait for a client."""
 MOST_TOKENS = 3_000
 """Instruments of one connection."""
 MOST_CONNECTIONS = 100
@@ -37,23 +38,23 @@ class Client:
         self._desk = desk
         self._faults = faults
         self._modes: dict[int, Mode] = {}
-        self._in, self._out = trio.open_memory_channel[str | bytes](WAITING)
+        self._in, self._out = trio.open_memory_channel[str](WAITING)
+        self._turn = trio.Lock()
         self._silent = False
         self.cut = trio.Event()
         """The connection must end, without a word."""
 
-    def offer(self, message: str | bytes) -> None:
-        """Let a message wait its turn, or cut the client that has no room for it."""
+    def offer(self, text: str) -> None:
+        """Let a text wait its turn, or cut the client that has no room for it."""
         try:
-            self._in.send_nowait(message)
+            self._in.send_nowait(text)
         except trio.WouldBlock:
             self.cut.set()
 
-    async def send_all(self) -> None:
-        """Send what waits, without end."""
-        async for message in self._out:
-            if not self._silent:
-                await websocket.send(message)
+    async def tell(self) -> None:
+        """Send the texts that wait, without end."""
+        async for text in self._out:
+            await self._send(text)
 
     async def beat(self) -> None:
         """Make ticks or a heartbeat once a second, without end."""
@@ -63,7 +64,7 @@ class Client:
                     self.cut.set()
                 case "silent_ticker":
                     self._silent = True
-            self.offer(self._frame(self._modes) if self._modes else HEARTBEAT)
+            await self._send(self._frame(self._modes))
             await trio.sleep(BEAT_SECONDS)
 
     async def listen(self) -> None:
@@ -76,16 +77,21 @@ class Client:
                 continue
             match content:
                 case {"a": "subscribe", "v": list() as tokens}:
-                    self._subscribe(tokens)
+                    await self._subscribe(tokens)
                 case {"a": "unsubscribe", "v": list() as tokens}:
                     for token in _tokens(tokens):
                         self._modes.pop(token, None)
                 case {"a": "mode", "v": [str() as mode, list() as tokens]} if mode in get_args(
                     Mode
                 ):
-                    self._subscribe(tokens, mode)  # type: ignore[arg-type]  # it is one of them
+                    await self._subscribe(tokens, mode)  # type: ignore[arg-type]  # it is one of them
 
-    def _subscribe(self, tokens: list[object], mode: Mode | None = None) -> None:
+    async def _send(self, message: str | bytes) -> None:
+        async with self._turn:
+            if not self._silent:
+                await websocket.send(message)
+
+    async def _subscribe(self, tokens: list[object], mode: Mode | None = None) -> None:
         """Show these at once and from now on; without a mode, in their own or in quote."""
         wanted = {token: mode or self._modes.get(token, "quote") for token in _tokens(tokens)}
         if len(self._modes | wanted) > MOST_TOKENS:
@@ -93,7 +99,7 @@ class Client:
             self.offer(wire_out.error_message(text))
             return
         self._modes |= wanted
-        self.offer(self._frame(wanted))
+        await self._send(self._frame(wanted))
 
     def _frame(self, modes: dict[int, Mode]) -> bytes:
         """The ticks of these tokens. Tokens of nothing are left out, and what no frame can hold."""
@@ -141,7 +147,7 @@ def blueprint(desk: Desk, faults: Faults) -> Blueprint:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(client.listen)
                 nursery.start_soon(client.beat)
-                nursery.start_soon(client.send_all)
+                nursery.start_soon(client.tell)
                 await client.cut.wait()
                 connection_of(websocket).kill()
         finally:

@@ -1,6 +1,5 @@
 """The HTTP application: doors, errors, and one blueprint a subject."""
 
-from contextlib import suppress
 from http import HTTPStatus
 
 import structlog
@@ -10,15 +9,18 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from ticker_actors.mailbox import Busy, Stopped
+<<<<<<< HEAD
 from ticker_actors.web import accounts, batches, operating, stream, tasks, webhooks
+=======
+from ticker_actors.web import batches, operating, stream, tasks, webhooks
+from ticker_actors.web.arrival import hang_up_unless_arrived
+>>>>>>> sandbox
 from ticker_actors.web.doors import Doors
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.problems import Problem, database_away, overloaded, stopping
 
 MAX_BODY_BYTES = 256 * 1024
 """50 legs are about 25 KB; a body far above that is a mistake or an attack."""
-REST_SECONDS = 0.2
-"""How long a refused request may take to arrive, for its connection to live on."""
 
 _WITHOUT_DATABASE = frozenset({"/", "/health", "/metrics"})
 
@@ -70,18 +72,8 @@ def create_app(parts: Parts) -> QuartTrio:
         method, route = ("other", "other") if rule is None else (request.method, rule.rule)
         seconds = trio.current_time() - g.began
         parts.metrics.http.labels(method, route, response.status_code).observe(seconds)
-        if not await arrived():
-            response.headers["Connection"] = "close"
+        await hang_up_unless_arrived(response)
         return doors.allow_origin(request, response)
-
-    async def arrived() -> bool:
-        """Whether the whole request is here. An answer to a part of one ends the connection."""
-        if request.content_length is None and "Transfer-Encoding" not in request.headers:
-            return True
-        with trio.move_on_after(REST_SECONDS), suppress(HTTPException):
-            await request.get_data(as_text=False)
-            return True
-        return False
 
     answer_errors(app)
     return app
