@@ -16,6 +16,8 @@ SECOND, MINUTE, DAY = 1.0, 60.0, 86_400.0
 QUOTES_PER_SECOND = 1
 OTHERS_PER_SECOND = 10
 
+_Windows = Collection[tuple[Window, int]]
+
 
 class RateLimits:
     """The budgets of the one account."""
@@ -46,21 +48,11 @@ class RateLimits:
         self._check(self._others)
         self._count(self._others)
 
-<<<<<<< HEAD
-    def _take(self, windows: Collection[tuple[Window, int]], message: str) -> None:
-        if not self._enforced:
-            return
+    def _check(self, windows: _Windows, message: str = "Too many requests") -> None:
         now = trio.current_time()
-        if any(window.wait(now, limit) > 0 for window, limit in windows):
-            raise too_many(message)
-        for window, _ in windows:
-            window.take(now)
-=======
-    def _check(self, budget: Budget, message: str = "Too many requests") -> None:
-        if self._enforced and budget.wait(trio.current_time()) > 0:
+        if self._enforced and any(window.wait(now, limit) > 0 for window, limit in windows):
             raise too_many(message)
 
-    def _count(self, budget: Budget) -> None:
-        if self._enforced:
-            budget.take(trio.current_time())
->>>>>>> sandbox
+    def _count(self, windows: _Windows) -> None:
+        for window, _ in windows:
+            window.take(trio.current_time())

@@ -9,12 +9,8 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from ticker_actors.mailbox import Busy, Stopped
-<<<<<<< HEAD
 from ticker_actors.web import accounts, batches, operating, stream, tasks, webhooks
-=======
-from ticker_actors.web import batches, operating, stream, tasks, webhooks
 from ticker_actors.web.arrival import hang_up_unless_arrived
->>>>>>> sandbox
 from ticker_actors.web.doors import Doors
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.problems import Problem, database_away, overloaded, stopping
