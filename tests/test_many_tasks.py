@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from ticker_actors.actors.draft import Draft
@@ -10,6 +11,7 @@ from ticker_actors.actors.ledger import MOST_AT_ONCE, Ledger
 from ticker_actors.model.calendar import Moment, trading_day
 from ticker_actors.model.changes import Recovered
 from ticker_actors.model.limits import Limits
+from ticker_actors.model.orders import BrokerOrder, OrderView
 from ticker_actors.model.tasks import OrderTask, Phase, Reason, Seen, Sent, advance, create
 
 NOON = datetime(2025, 11, 24, 6, 30, tzinfo=UTC)
@@ -51,7 +53,7 @@ def sent(number: int, when: datetime = NOON) -> OrderTask:
     return advance(order(number), Sent(when, f"tag{number}", trading_day(when), 1))
 
 
-def recovered(tasks: Sequence[OrderTask]) -> Ledger:
+def recovered(tasks: Sequence[OrderTask], orders: Sequence[OrderView] = ()) -> Ledger:
     """A ledger that took these over."""
     ledger = Ledger("primary", "ABC", HORIZON, Limits(8, 400, 5000), lambda bits: 1 << bits - 1)
     found = Recovered(
@@ -60,7 +62,7 @@ def recovered(tasks: Sequence[OrderTask]) -> Ledger:
         head_sequence=0,
         tasks=tuple(tasks),
         batches=(),
-        orders=(),
+        orders=tuple(orders),
         attempts=(),
     )
     ledger.recover(found, at(0))
@@ -108,6 +110,53 @@ def test_nothing_is_sent_between_the_pieces() -> None:
     ledger.turn(draft, at(1))
     assert (task.phase, draft.calls) == (Phase.QUEUED, [])
     assert sizes(resumed(ledger)) == PIECES[1:]
+
+
+def test_a_cancel_does_not_prove_that_another_program_s_try_failed() -> None:
+    """It was tried without our tag: whoever cancels it before the recovery does, learns that."""
+    ledger = recovered([msgspec.structs.replace(order(0), attempts=1)])
+    draft = Draft()
+    ledger.cancel_task(draft, ledger.tasks["task_0"], "Its owner cancelled it.", at(0))
+    assert draft.tasks["task_0"].reason is Reason.UNRESOLVED
+    assert [event.event for event in draft.events] == ["order_unresolved"]
+    assert sizes(resumed(ledger)) == [0]
+
+
+def test_a_new_cancel_does_not_judge_what_is_not_looked_at_yet() -> None:
+    """A change of another program's that says nothing stops nobody, and ends as invalid."""
+    resting = OrderView(
+        account_id="primary",
+        order=BrokerOrder(
+            order_id="1",
+            status="OPEN",
+            exchange="NSE",
+            tradingsymbol="INFY",
+            transaction_type="BUY",
+            quantity=1,
+            product="CNC",
+            order_type="LIMIT",
+            variety="regular",
+            validity="DAY",
+        ),
+        task_id="task_0",
+        tag=None,
+        version=1,
+        trading_day=trading_day(NOON),
+    )
+    empty = msgspec.structs.replace(
+        order(MANY), operation="modify_order", params={"order_id": "1"}, order_id="1"
+    )
+    ledger = recovered([*(sent(number) for number in range(MANY)), empty], [resting])
+    ledger.resume(Draft(), at(0))
+    wanted = msgspec.structs.replace(
+        order(MANY + 1),
+        operation="cancel_order",
+        params={"order_id": "1", "variety": "regular"},
+        order_id="1",
+    )
+    ledger.request_change(Draft(), wanted, at(0))
+    written = {name: task for draft in resumed(ledger) for name, task in draft.tasks.items()}
+    assert written[empty.task_id].reason is Reason.INVALID
 
 
 def test_all_that_expire_at_one_instant_die_in_pieces() -> None:

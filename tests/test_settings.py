@@ -121,6 +121,7 @@ def test_secrets_are_not_in_the_sentence() -> None:
     for environment in (
         {"DATABASE_URL": "postgresql://user:hunter2@host/db?unknown=hunter2"},
         {"DATABASE_URL": "mysql://user:hunter2@host/db"},
+        {"DATABASE_URL": "host=db user=user password=hunter2"},
         {"API_KEY": "hunter2"},
     ):
         with pytest.raises(SettingsError) as info:

@@ -490,6 +490,17 @@ async def test_beside_a_service_new_rows_are_the_program_s_own(
         assert found.epoch == 2
 
 
+async def test_what_is_saved_while_a_service_starts_is_the_program_s_own(
+    store: TaskStore, place: Place
+) -> None:
+    """After its claim and before it reads: were it read, both might place the order."""
+    async with place.open() as service:
+        await service.claim("primary", "me")
+        await store.save(task())
+        assert (await service.recover("primary", AT)).tasks == ()
+        await store.save(task(1, TaskStatus.RUNNING))
+
+
 async def test_it_takes_no_lease_and_writes_no_events(store: TaskStore, place: Place) -> None:
     """The account's row is there, without an owner; the first service has epoch 1."""
     await store.save(task())

@@ -243,8 +243,11 @@ class Ledger:
     def cancel_task(self, draft: Draft, task: OrderTask, why: str, now: Moment) -> None:
         """A task's owner does not want it any more."""
         self._hold(task)
-        self._write(draft, self.tasks[task.task_id])
-        self.change(draft, task.task_id, CancelAsked(now.at, why), now)
+        task = self.tasks[task.task_id]
+        self._write(draft, task)
+        # What another program has tried is not known to be unsent: cancelled is not what it is.
+        end = saved.obstacle(task, self.max_quantity, now.at)
+        self.change(draft, task.task_id, end or CancelAsked(now.at, why), now)
         self.advance(draft, now)
 
     # What comes back
@@ -674,6 +677,8 @@ class Ledger:
         modifying = False
         for task_id in tuple(self._goals.get(order_id, ())):
             task = self.tasks[task_id]
+            if task_id in self._interrupted:
+                continue  # not looked at yet: `resume` does, and judges it then
             if task.operation == "modify_order" and modifying:
                 continue  # an earlier one must come to its end first
             event = goals.verdict(task, view.order, now.at)

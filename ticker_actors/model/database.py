@@ -88,9 +88,11 @@ def sqlite(url: str) -> str:
     """
     path = url.removeprefix("sqlite:///")
     if not path or path == url:
-        scheme = url.split(":", 1)[0]
+        # No more of it is said: in another form than a URL's it may hold a password anywhere.
+        scheme, colon, _ = url.partition("://")
+        told = f", not {scheme}" if colon else ""
         raise ValueError(
-            f"must be sqlite:///file.db or postgresql://user:password@host/database, not {scheme}"
+            f"must be sqlite:///file.db or postgresql://user:password@host/database{told}"
         )
     if "?" in path:
         raise ValueError("takes no parameters (after ?) for SQLite")

@@ -242,8 +242,11 @@ class Store(ABC):
         unfinished = await self._many(
             OrderTask,
             "order_tasks",
-            "WHERE account_id = $1 AND phase NOT IN ('done', 'dead') ORDER BY rowid",
+            "WHERE account_id = $1 AND phase NOT IN ('done', 'dead') "
+            # Not what the library saved since the claim: that is still its own to change.
+            "AND (sends > 0 OR epoch IS NULL OR epoch < $2) ORDER BY rowid",
             account_id,
+            epoch,
         )
         legs = await self._many(
             OrderTask,
