@@ -144,7 +144,7 @@ def test_a_new_cancel_does_not_judge_what_is_not_looked_at_yet() -> None:
         trading_day=trading_day(NOON),
     )
     empty = msgspec.structs.replace(
-        order(MANY), operation="modify_order", params={"order_id": "1"}, order_id="1"
+        order(MANY), operation="modify_order", params={"order_id": "1"}, order_id="1", epoch=1
     )
     ledger = recovered([*(sent(number) for number in range(MANY)), empty], [resting])
     ledger.resume(Draft(), at(0))
@@ -159,10 +159,34 @@ def test_a_new_cancel_does_not_judge_what_is_not_looked_at_yet() -> None:
     assert written[empty.task_id].reason is Reason.INVALID
 
 
+def test_what_another_program_saved_is_looked_at_in_pieces() -> None:
+    """A piece may write nothing, and yet others have their turn after it."""
+    theirs = [msgspec.structs.replace(order(number), epoch=1) for number in range(MANY)]
+    assert sizes(resumed(recovered(theirs))) == [0] * len(PIECES)
+
+
+def test_orders_of_before_a_restart_go_first() -> None:
+    """A new one queues behind them, however early it comes."""
+    ledger = recovered([order(1), order(2)])
+    new = ledger.submit(Draft(), order(3), at(0))
+    ledger.adopt(new, at(0))
+    assert list(ledger._queue) == ["task_1", "task_2", "task_3"]
+
+
+def test_what_has_expired_is_not_sent_on_the_way_to_its_end() -> None:
+    """Nor does it spend the budget of those that have not."""
+    ledger = recovered([order(number) for number in range(MANY)])
+    resumed(ledger)
+    ledger.admission.gate_open = True
+    draft = Draft()
+    ledger.turn(draft, at(60))
+    assert (len(draft.tasks), draft.calls) == (MOST_AT_ONCE, [])
+
+
 def test_all_that_expire_at_one_instant_die_in_pieces() -> None:
     """None is forgotten, and none waits for a clock: the next piece is due at once."""
     ledger = recovered([order(number) for number in range(MANY)])
-    assert sizes(resumed(ledger)) == [0] * len(PIECES)  # each was looked at, and nothing is wrong
+    assert not resumed(ledger)  # they are our own: nothing has to be looked at
     drafts = turns(ledger, at(60))
     assert [size for size in sizes(drafts) if size] == PIECES
     reasons = {task.reason for draft in drafts for task in draft.tasks.values()}

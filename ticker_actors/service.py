@@ -98,7 +98,7 @@ async def serve(
     async with (
         listening(settings) as listeners,
         standing_by(settings, listeners) as stand_in,
-        open_store(settings, now=clock.now(), chance=chance) as store,
+        open_store(settings, now=clock.now(), chance=chance, patient=settings.standby) as store,
         owning(names, store, stand_in),
         uncollected() as started,
         opened(brokers, settings, accounts, clock, chance) as trading,
@@ -207,17 +207,15 @@ async def listening(settings: Settings) -> AsyncGenerator[list[trio.SocketListen
 
 
 def open_store(
-    settings: Settings, *, now: datetime, chance: Chance
+    settings: Settings, *, now: datetime, chance: Chance, patient: bool = False
 ) -> AbstractAsyncContextManager[Store]:
-    """The store that DATABASE_URL names."""
+    """The store that DATABASE_URL names. `patient`: wait while another copy has it."""
     if settings.postgres is None:
-        return SqliteStore.open(
-            settings.database_file, now=now, chance=chance, patient=settings.standby
-        )
+        return SqliteStore.open(settings.database_file, now=now, chance=chance, patient=patient)
     # Who keeps a file need not wait for asyncpg's import.
     from ticker_actors.store.postgres import PostgresStore  # noqa: PLC0415
 
-    return PostgresStore.open(settings.postgres, now=now, chance=chance, patient=settings.standby)
+    return PostgresStore.open(settings.postgres, now=now, chance=chance, patient=patient)
 
 
 @asynccontextmanager

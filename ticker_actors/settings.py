@@ -164,7 +164,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def cleanup_schedule(self) -> Schedule:
         """When what is older than the retention is deleted."""
-        return Schedule(self.task_cleanup_schedule, ZoneInfo(self.tz))
+        return Schedule(self.task_cleanup_schedule, zone(self.tz))
 
     @property
     def limits(self) -> Limits:
@@ -186,6 +186,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def beside_database(self, name: str) -> Path:
         """A file of the service's own: beside the SQLite file, else in `data`."""
         return (Path("data") if self.postgres else self.database_file.parent) / name
+
+
+def zone(name: str) -> ZoneInfo:
+    """A time zone as `TZ` has it: a name, or a file. Raises `ValueError` and others."""
+    name = name.removeprefix(":")
+    if not name.startswith("/"):
+        return ZoneInfo(name)
+    with Path(name).open("rb") as file:
+        return ZoneInfo.from_file(file, key=name)
 
 
 def load(environment: Mapping[str, str]) -> Settings:
@@ -351,7 +360,7 @@ def _check_doors(settings: Settings) -> None:
 
 def _check_schedule(settings: Settings) -> None:
     try:
-        ZoneInfo(settings.tz)
+        zone(settings.tz)
     except (KeyError, ValueError, OSError):  # unknown; not a name; a folder of names
         raise SettingsError(
             f"Setting TZ must name a time zone like Asia/Kolkata (it is {settings.tz!r})."

@@ -47,7 +47,7 @@ from ticker_actors.actors.stream_hub import StreamHub
 from ticker_actors.mailbox import Mailbox, Reply, Stopped
 from ticker_actors.metrics import Metrics
 from ticker_actors.model import batches as saga
-from ticker_actors.model import ids
+from ticker_actors.model import ids, saved
 from ticker_actors.model.accounts import AccountState
 from ticker_actors.model.batches import Batch
 from ticker_actors.model.calendar import day_end
@@ -63,6 +63,10 @@ ANSWER_SECONDS = 10.0
 """A request whose change is not durable by then is told to ask again: most clients wait longer."""
 HURRY_SECONDS = 1.0
 """The same once the service is stopping: the server cuts requests off after 2 s."""
+NOT_TAKEN_UP = (
+    "was saved by another program, which may still be changing it: "
+    "this service takes it up at its next start"
+)
 MOST_UNSENT = 2000
 """Orders an account may have waiting to be sent: at 8 a second, four minutes' worth."""
 
@@ -358,6 +362,8 @@ class ExecutorActor:
             if known is None or known.account_id not in self._lanes:
                 return NotFound()
             lane = self._lanes[known.account_id]
+            if saved.is_strange(known) and known.epoch == lane.ledger.epoch:
+                return Denied("not_taken_up", "task_id", NOT_TAKEN_UP)
         task = await lane.cancel_task(request.task_id)
         return NotFound() if task is None else Accepted(task)
 

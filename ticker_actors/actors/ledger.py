@@ -246,7 +246,7 @@ class Ledger:
         task = self.tasks[task.task_id]
         self._write(draft, task)
         # What another program has tried is not known to be unsent: cancelled is not what it is.
-        end = saved.obstacle(task, self.max_quantity, now.at)
+        end = saved.obstacle(task, self.risk, now.at)
         self.change(draft, task.task_id, end or CancelAsked(now.at, why), now)
         self.advance(draft, now)
 
@@ -363,7 +363,7 @@ class Ledger:
         tomorrow = end_of(self._day)
         due = min(self._timers[0][0] if self._timers else tomorrow, tomorrow)
         seconds = max(0.0, (due - now.at).total_seconds())
-        place = self._next_place()
+        place = self._next_place(now)
         for task in (*self._sendable_goals(now), *([place] if place else ())):
             seconds = min(seconds, self.admission.wait(task, now))
         return seconds
@@ -381,7 +381,7 @@ class Ledger:
         for task in tuple(self._sendable_goals(now)):
             if self.admission.wait(task, now) <= 0:
                 self._admit(draft, task, now)
-        while (place := self._next_place()) and self.admission.wait(place, now) <= 0:
+        while (place := self._next_place(now)) and self.admission.wait(place, now) <= 0:
             self._admit(draft, place, now)
 
     def must_not_send(self, task: OrderTask, now: Moment) -> str | None:
@@ -620,10 +620,12 @@ class Ledger:
         day = task.trading_day or self._day
         return _last_day(task, day) if task.operation == "place_order" else day
 
-    def _next_place(self) -> OrderTask | None:
+    def _next_place(self, now: Moment) -> OrderTask | None:
         """The first queued place task that the account's state does not hold back."""
         if self.admission.standing.state is AccountState.HALTED:
             return None
+        if self._timers and self._timers[0][0] <= now.at:
+            return None  # some of the queue may have expired: `turn` comes first
         queued = (self.tasks[task_id] for task_id in self._queue)
         return next((task for task in queued if not self.admission.forbids(task)), None)
 

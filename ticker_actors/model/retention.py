@@ -27,6 +27,13 @@ LEAST_KEY_DAYS = 7
 """An idempotency key, and what was made under it, live at least this long."""
 
 
+class CannotPrune(Exception):
+    """The database does not let rows be deleted: a right or a rule of others' is against it.
+
+    Its message names the table, and why.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Cutoffs:
     """What has ended before these is too old."""

@@ -155,8 +155,15 @@ def following(row: OrderTask, task: SavedTask, *, epoch: int, now: datetime) -> 
 
 
 def is_strange(task: OrderTask) -> bool:
-    """Whether another program may have saved a task: the service has never sent it."""
-    return not (task.sends or task.finished or task.phase is Phase.PLANNED)
+    """Whether another program has saved a task, and the service has not sent it since.
+
+    Such a row carries the account's epoch, or tells of tries. One of the service's own has neither
+    before it is sent.
+    """
+    if task.sends or task.finished:
+        return False
+    own = task.phase in {Phase.PLANNED, Phase.QUEUED} and not task.attempts
+    return task.epoch is not None or not own
 
 
 def obstacle(task: OrderTask, limits: RiskLimits, at: datetime) -> Invalid | Untraceable | None:

@@ -32,7 +32,7 @@ from ticker_actors.model.changes import (
     Unstorable,
 )
 from ticker_actors.model.database import Postgres
-from ticker_actors.model.retention import Cutoffs, Table
+from ticker_actors.model.retention import CannotPrune, Cutoffs, Table
 from ticker_actors.store import owner as owners
 from ticker_actors.store import rows
 from ticker_actors.store.postgres_commit import (
@@ -45,6 +45,7 @@ from ticker_actors.store.postgres_commit import (
 from ticker_actors.store.postgres_link import (
     BAD_ROW,
     LOST,
+    MIGRATE_SECONDS,
     REFUSED,
     Link,
     migrate,
@@ -152,7 +153,7 @@ class PostgresStore(Store):
     async def _start(self, now: datetime, chance: ids.Chance) -> None:
         try:
             self._writer = await self._link.connect()
-            await self._link.call(migrate, self._writer)
+            await self._link.call(migrate, self._writer, within=MIGRATE_SECONDS)
             made = new_installation(chance)
             await self._link.call(
                 self._writer.execute,
@@ -421,7 +422,10 @@ class PostgresStore(Store):
         On a reader's connection: it is no write of an account, and no commit waits for it. Should
         one be lost, the next deletes what is left.
         """
-        return await self._beside(partial(self._link.call, prune, table=table, old=old))
+        try:
+            return await self._beside(partial(self._link.call, prune, table=table, old=old))
+        except asyncpg.PostgresError as error:
+            raise CannotPrune(f"{table}: {one_sentence(error)}") from error
 
     async def _beside(self, work: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
         """Use a connection beside the writer's; another one, for as long as they are lost."""
@@ -435,7 +439,8 @@ class PostgresStore(Store):
                     except BaseException:  # cancelled or not, it is raised again
                         terminate(connection)
                         raise
-                except LOST:
+                except LOST as error:
+                    _log.warning("read tried again", error=one_sentence(error))
                     await trio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE)
                     continue

@@ -95,7 +95,7 @@ class Store(ABC):
         """Delete some of what is too old, in one short transaction beside the commits.
 
         How many rows of which table: a task or batch takes its key along. Empty when nothing is
-        left. `retention.py` holds the rules.
+        left. `retention.py` holds the rules. Raises `CannotPrune`.
         """
 
     @abstractmethod
@@ -246,7 +246,7 @@ class Store(ABC):
             # Not what the library saved since the claim: that is still its own to change.
             "AND (sends > 0 OR epoch IS NULL OR epoch < $2) ORDER BY rowid",
             account_id,
-            epoch,
+            account["epoch"],
         )
         legs = await self._many(
             OrderTask,

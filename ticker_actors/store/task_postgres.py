@@ -19,6 +19,7 @@ from ticker_actors.store import rows
 from ticker_actors.store.postgres_link import (
     BAD_ROW,
     LOST,
+    MIGRATE_SECONDS,
     REFUSED,
     Link,
     migrate,
@@ -72,7 +73,9 @@ class PostgresTaskTables:
         link = await Link.start(self._address)
         try:
             connection = await link.connect()
-            await link.call(lambda: migrate(connection, beside_services=False))
+            await link.call(
+                lambda: migrate(connection, beside_services=False), within=MIGRATE_SECONDS
+            )
         except BaseException as error:  # raised again, as what it is or in a sentence
             await link.close()
             if isinstance(error, REFUSED):
