@@ -584,6 +584,28 @@ async def test_cancel_asked_again_while_the_store_is_slow(autojump_clock: MockCl
     assert len(world.broker.sent("cancel")) == 1
 
 
+async def test_cancel_leaves_what_another_program_still_changes(
+    autojump_clock: MockClock,
+) -> None:
+    """A row saved since this service started is its program's, until the next start."""
+    world = World(broker=FakeBroker())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        saved = msgspec.structs.replace(
+            await submit(process, key=None),
+            task_id="theirs",
+            phase=Phase.QUEUED,
+            sends=0,
+            attempts=0,
+            epoch=process.lane.ledger.epoch,
+        )
+        world.store.tasks["theirs"] = saved
+        answer = await process.executor.cancel_task("theirs")
+    assert isinstance(answer, Denied)
+    assert answer.code == "not_taken_up"
+    assert world.store.tasks["theirs"] is saved
+
+
 async def test_cancel_of_a_filled_order_is_too_late(autojump_clock: MockClock) -> None:
     """A cancel of an order that filled is a dead letter that says how much filled."""
     world = World(broker=FakeBroker())

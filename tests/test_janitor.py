@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+import structlog
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -15,7 +16,7 @@ from ticker_actors.actors.janitor import (
     sweep,
 )
 from ticker_actors.metrics import Metrics
-from ticker_actors.model.retention import TABLES, Cutoffs, Table, cutoffs
+from ticker_actors.model.retention import TABLES, CannotPrune, Cutoffs, Table, cutoffs
 from ticker_actors.model.schedule import Schedule
 
 NIGHTLY = Schedule("0 2 * * *", ZoneInfo("Asia/Kolkata"))
@@ -57,12 +58,33 @@ class Dusty:
         return {table: gone} if gone else {}
 
 
+class Forbidding(Dusty):
+    """Tables that somebody else's rule keeps from being tidied."""
+
+    async def prune(self, table: Table, old: Cutoffs) -> Mapping[str, int]:
+        await super().prune(table, old)
+        raise CannotPrune(f"{table}: permission denied")
+
+
 async def started(nursery: trio.Nursery, clock: WallClock, tables: Dusty) -> Metrics:
     """A janitor that has made up for what it may have missed."""
     metrics = Metrics()
     nursery.start_soon(keep_tidy, tables, clock, NIGHTLY, 7, metrics)
     await trio.sleep(START_PAUSE_SECONDS + 10)
     return metrics
+
+
+async def test_what_cannot_be_deleted_stops_nobody(autojump_clock: MockClock) -> None:
+    """It is told, and tried again when it is due; the service goes on."""
+    clock = WallClock(NOON)
+    tables = Forbidding(clock)
+    with structlog.testing.capture_logs() as lines:
+        async with trio.open_nursery() as nursery:
+            await started(nursery, clock, tables)
+            await trio.sleep(DAY.total_seconds())
+            nursery.cancel_scope.cancel()
+    told = [line["error"] for line in lines if line["event"] == "old rows not deleted"]
+    assert told == [f"{TABLES[0]}: permission denied"] * 2
 
 
 async def test_it_tidies_up_at_the_scheduled_times(autojump_clock: MockClock) -> None:
