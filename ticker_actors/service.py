@@ -5,9 +5,7 @@ mailboxes cannot deadlock. Whatever fails unexpectedly ends the process; the nex
 """
 
 import gc
-import os
 import secrets
-import signal
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -38,6 +36,7 @@ from ticker_actors.store.tables import Store
 from ticker_actors.web.app import create_app
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.server import open_listeners, serve_app
+from ticker_actors.web.signals import stop_on_signal
 from ticker_actors.web.standby import StandIn, standing_by
 
 DRAIN_SECONDS = 8.0
@@ -300,16 +299,6 @@ async def serve_to_the_end(
         with last_words:
             await serve_app(app, listeners, stopping=stopping, task_status=task_status)
         nursery.cancel_scope.cancel()
-
-
-async def stop_on_signal(stopping: trio.Event) -> None:
-    """SIGTERM and SIGINT ask for a clean end; a second one ends at once."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            if stopping.is_set():
-                os._exit(1)
-            _log.info("stopping", signal=signal.Signals(number).name)
-            stopping.set()
 
 
 def depths(actors: tuple[Actor, ...]) -> Iterator[tuple[str, int]]:

@@ -1,6 +1,5 @@
 """The whole sandbox on one page: every part, in the order in which it lives; it dies in reverse."""
 
-import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ticker_actors.sandbox.mischief import Mischief
 from ticker_actors.sandbox.options import SandboxOptions
 from ticker_actors.sandbox.postbacks import Postbacks
 from ticker_actors.web.server import ServerConfig, open_listeners, serve_app
+from ticker_actors.web.signals import stop_on_signal
 
 MOST_CONNECTIONS = 1_000
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -83,13 +83,6 @@ async def serve_sandbox(
 def present() -> datetime:
     """The machine's wall clock, in UTC."""
     return datetime.now(UTC)
-
-
-async def stop_on_signal(stopping: trio.Event) -> None:
-    """SIGTERM and SIGINT ask for a clean end."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            stopping.set()
 
 
 @contextmanager
