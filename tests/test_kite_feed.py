@@ -39,8 +39,8 @@ from tests.tickers import (
 from ticker_actors.brokers.kite import feed as feed_module
 from ticker_actors.brokers.kite.dial import Dial, tls_dial
 from ticker_actors.brokers.kite.feed import KiteFeed
+from ticker_actors.brokers.kite.root import TickerUrl
 from ticker_actors.brokers.kite.session import Session
-from ticker_actors.brokers.kite.ticker_url import TickerUrl
 from ticker_actors.brokers.pushed import TOO_FAST
 from ticker_actors.exchange.packets import HEARTBEAT
 from ticker_actors.model.orders import BrokerOrder

@@ -18,7 +18,7 @@ from trio_websocket import (
 )
 
 from ticker_actors.brokers.kite.dial import Dial
-from ticker_actors.brokers.kite.ticker_url import TickerUrl
+from ticker_actors.brokers.kite.root import TickerUrl
 from ticker_actors.exchange.packets import HEARTBEAT
 
 API_KEY = "kitekey"

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from ticker_actors.brokers.kite.ticker_url import TickerUrl
+from ticker_actors.brokers.kite.root import TickerUrl
 
 Dial = Callable[[TickerUrl], Awaitable[trio.abc.Stream]]
 """Raises OSError, UnicodeError or trio.BrokenResourceError for what `cause` has words."""

@@ -15,9 +15,8 @@ from ticker_actors.brokers.kite.dial import tls_dial
 from ticker_actors.brokers.kite.feed import KiteFeed
 from ticker_actors.brokers.kite.http import HttpClient
 from ticker_actors.brokers.kite.login import KeptToken, TokenFile, exchanged
-from ticker_actors.brokers.kite.root import Root
+from ticker_actors.brokers.kite.root import Root, TickerUrl
 from ticker_actors.brokers.kite.session import Session
-from ticker_actors.brokers.kite.ticker_url import TickerUrl
 from ticker_actors.exchange import wire_rows
 from ticker_actors.model.ids import Chance
 from ticker_actors.model.orders import BrokerOrder
