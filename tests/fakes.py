@@ -368,6 +368,10 @@ class ScriptedBroker(FakeBroker):
         super().__init__(latency)
         self._outcomes = deque(outcomes)
 
+    def script(self, *outcomes: PlaceOutcome) -> None:
+        """What the next place calls are answered."""
+        self._outcomes.extend(outcomes)
+
     async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
         if not self._outcomes:
             return await super().place(order, tag)

@@ -194,7 +194,7 @@ def test_urls_of_all_accounts_come_from_the_environment(tmp_path: Path) -> None:
         ("[primary]\nbroker = 'kite'\napi_key_env = 'NOT_THERE'", "NOT_THERE must be set"),
         (f"[a]\n{ENTRY}api_secret_env = 'hunter2'", "api_secret_env must be the name"),
         (f"[a]\n{ENTRY}access_token_env = 'hunter2 x'", "access_token_env must be the name"),
-        (f"[a]\n{ENTRY}orders_per_minute = 0", "must not be 0"),
+        (f"[a]\n{ENTRY}orders_per_minute = 0", "ORDERS_PER_MINUTE must be 1 to 400"),
         (f"[a]\n{ENTRY}root_url = 'http://hunter2:hunter2@127.0.0.1/'", "root_url"),
         (f"[a]\n{ENTRY}ticker_url = 'ws://ticker.example'", "ticker_url"),
     ],

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.asking import cancelled, finished, modified, submit, until
+from tests.asking import batched, cancelled, finished, modified, submit, until
 from tests.fakes import (
     ACCOUNT,
     FakeBroker,
@@ -18,9 +18,16 @@ from tests.fakes import (
     market_order,
     rate_limited,
 )
+from ticker_actors.actors import executor
 from ticker_actors.actors.admission import BREAKER_FAULTS
 from ticker_actors.actors.lane import MISMATCH_SECONDS, LaneState
-from ticker_actors.actors.requests import Accepted, ClientKey, Denied
+from ticker_actors.actors.requests import (
+    Accepted,
+    ClientKey,
+    Denied,
+    Overloaded,
+    Unchecked,
+)
 from ticker_actors.brokers.pushed import Pushed
 from ticker_actors.model.accounts import AccountState, reduces
 from ticker_actors.model.limits import MOST_MODIFICATIONS, Limits
@@ -644,3 +651,246 @@ async def test_the_days_orders_are_counted_across_restarts(autojump_clock: MockC
         waiting = await finished(process, waiting)
     assert cancel.status is TaskStatus.COMPLETED
     assert waiting.reason is Reason.EXPIRED
+
+
+# Races and long faults, found by a reviewer
+
+
+async def test_a_batch_stored_while_the_state_changes_is_judged_by_it(
+    autojump_clock: MockClock,
+) -> None:
+    """Its legs were let in while all was well: they are held, not let pass."""
+    world = World(broker=Holder())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        world.store.commit_seconds = lambda: 1.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(batched, process, limit_order("WIPRO", 5), limit_order("WIPRO", 6))
+            await trio.sleep(0.1)
+            nursery.start_soon(
+                process.executor.set_state, ACCOUNT, AccountState.REDUCING, "stop buying"
+            )
+        await trio.sleep(20)
+    assert not world.broker.sent()
+
+
+class Closing(FakeBroker):
+    """Holds INFY until somebody says otherwise, and takes a while to tell."""
+
+    held = 100
+
+    async def positions(self) -> Positions | Unreadable:
+        held = self.held
+        await trio.sleep(0.3)
+        return Positions(
+            net=(Position(exchange="NSE", tradingsymbol="INFY", product="CNC", quantity=held),)
+        )
+
+
+async def test_a_fill_while_positions_are_read_counts(autojump_clock: MockClock) -> None:
+    """What has just filled may be in neither the positions nor what is on its way."""
+    world = World(broker=Closing())
+    sell = limit_order("INFY", 100, transaction_type="SELL")
+    answers: list[object] = []
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        await process.executor.set_state(ACCOUNT, AccountState.REDUCING, None)
+        first = await finished(process, await submit(process, sell))
+
+        async def second() -> None:
+            answers.append(await process.executor.submit_order(ACCOUNT, sell))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(second)
+            await trio.sleep(0.1)
+            world.broker.held = 0
+            world.broker.fill(first.order_id or "")
+    assert isinstance(answers[0], Denied)
+
+
+async def test_what_was_let_pass_is_judged_anew_in_a_new_state(autojump_clock: MockClock) -> None:
+    """Between two times of REDUCING the position may have been closed elsewhere."""
+    world = World(broker=Closing(), limits=Limits(1, 0, 0))
+    sell = limit_order("INFY", 50, transaction_type="SELL")
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        await process.executor.set_state(ACCOUNT, AccountState.REDUCING, None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(submit, process, sell)
+            nursery.start_soon(submit, process, sell)
+        await process.executor.set_state(ACCOUNT, AccountState.HALTED, "a fault elsewhere")
+        world.broker.held = 0
+        await trio.sleep(60)
+        calls = len(world.broker.sent())
+        await process.executor.set_state(ACCOUNT, AccountState.REDUCING, None)
+        await trio.sleep(20)
+    assert len(world.broker.sent()) == calls == 1
+
+
+class LaterForbidden(StaleBook):
+    """From some moment on it says that this machine may not place orders."""
+
+    forbidden = False
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        return NO_ADDRESS if self.forbidden else await super().place(order, tag)
+
+
+async def test_another_halt_forgets_nothing_that_was_accepted(autojump_clock: MockClock) -> None:
+    """The operator does not have to say it again."""
+    world = World(broker=LaterForbidden())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        order_id = (await finished(process, await submit(process))).order_id or ""
+        await trio.sleep(6)
+        world.broker.hidden = {order_id}
+        await trio.sleep(MISMATCH_SECONDS + 40)
+        await process.executor.set_state(ACCOUNT, AccountState.ACTIVE, None, (order_id,))
+        await trio.sleep(5)
+        world.broker.forbidden = True
+        await finished(process, await submit(process))
+        state = await state_of(process)
+        assert state.standing.state is AccountState.HALTED
+        assert state.standing.accepted == (order_id,)
+
+
+async def test_a_long_retry_after_stops_no_cancel(autojump_clock: MockClock) -> None:
+    """Nor orders for longer than a minute; meanwhile the account says why it waits."""
+    broker = ScriptedBroker()
+    world = World(broker=broker)
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        resting = await finished(process, await submit(process))
+        broker.script(rate_limited(3600.0))
+        late = await submit(process)
+        await trio.sleep(1)
+        assert any("fewer requests" in worry for worry in (await state_of(process)).worries)
+        cancel = await cancelled(process, resting.order_id or "")
+        await trio.sleep(10)
+        assert broker.sent("cancel")
+        assert (await finished(process, cancel)).status is TaskStatus.COMPLETED
+        assert (await finished(process, late)).status is TaskStatus.COMPLETED
+
+
+class OutThenStale(StaleBook):
+    """Cannot be read for a while, and then shows an old book."""
+
+    broken = False
+
+    async def orders(self) -> OrderBook | Unreadable:
+        book = await super().orders()
+        return Unreadable("502 Bad Gateway") if self.broken else book
+
+
+async def test_a_stale_read_after_an_outage_halts_nobody(autojump_clock: MockClock) -> None:
+    """A book has its minute from the first read that misses an order, not from the last one."""
+    world = World(broker=OutThenStale())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        order_id = (await finished(process, await submit(process))).order_id or ""
+        await trio.sleep(30)
+        world.broker.broken = True
+        await trio.sleep(90)
+        world.broker.hidden, world.broker.broken = {order_id}, False
+        await trio.sleep(20)
+        assert (await state_of(process)).missing
+        world.broker.hidden = set()
+        await trio.sleep(10)
+        assert (await state_of(process)).standing.state is AccountState.ACTIVE
+
+
+async def test_an_unreadable_book_closes_the_gate(autojump_clock: MockClock) -> None:
+    """Nobody would see what becomes of an order; by itself it goes on when the book is back."""
+    world = World(broker=UnreadableBook())
+    world.broker.broken = False
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        world.broker.broken = True
+        await trio.sleep(MISMATCH_SECONDS + 60)
+        waiting = await submit(process)
+        await trio.sleep(30)
+        assert not (await state_of(process)).gate_open
+        assert not world.broker.sent()
+        world.broker.broken = False
+        assert (await finished(process, waiting)).status is TaskStatus.COMPLETED
+
+
+class AnswersToTheOldToken(FakeBroker):
+    """Answers a call 2 s later, by the token it came with."""
+
+    alive = True
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        alive = self.alive
+        await trio.sleep(2)
+        return await super().place(order, tag) if alive else DEAD_TOKEN
+
+    async def orders(self) -> OrderBook | Unreadable:
+        book = await super().orders()
+        return book if self.alive else Unreadable("Token is invalid.", "login_required")
+
+
+async def test_an_answer_to_the_old_token_does_not_close_a_new_session(
+    autojump_clock: MockClock,
+) -> None:
+    """It is looked into at once: a market order behind it is still fresh."""
+    world = World(broker=AnswersToTheOldToken())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        world.broker.alive = False
+        await submit(process)
+        await trio.sleep(1)
+        world.broker.alive = True
+        await process.executor.note_login(ACCOUNT)
+        await trio.sleep(3)
+        market = await finished(process, await submit(process, market_order()))
+    assert market.status is TaskStatus.COMPLETED
+
+
+async def test_a_stalled_store_lets_no_burst_go(autojump_clock: MockClock) -> None:
+    """In no second do more requests leave than the broker takes, whenever they were stored."""
+    world = World(broker=FakeBroker(), limits=Limits(8, 400, 5000))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        world.store.commit_seconds = lambda: 6.0
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(submit, process)
+                await trio.sleep(0.13)
+            world.store.commit_seconds = lambda: 0.002
+        await trio.sleep(20)
+    times = [call.at for call in world.broker.sent()]
+    assert len(times) == 40
+    assert all(late - early > 0.99 for early, late in zip(times, times[10:], strict=False))
+
+
+class SlowPrices(FakeBroker):
+    """Takes 7 s to say that it knows no price."""
+
+    async def last_price(self, exchange: str, tradingsymbol: str) -> float | None:
+        del exchange, tradingsymbol
+        await trio.sleep(7)
+        return None
+
+
+async def test_checks_that_take_too_long_take_nothing(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is stored, so nothing is sent minutes after it was asked for; many are too many."""
+    monkeypatch.setattr(executor, "MOST_UNSENT", 30)
+    world = World(broker=SlowPrices(), risk=RiskLimits(max_value=1e9))
+    legs = tuple(market_order(f"S{number}") for number in range(20))
+    answers: list[object] = []
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        batch = await process.executor.submit_batch(ACCOUNT, legs, rollback_on_failure=False)
+
+        async def one() -> None:
+            answers.append(await process.executor.submit_order(ACCOUNT, limit_order()))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(one)
+    assert isinstance(batch, Unchecked)
+    assert {type(answer) for answer in answers} == {Unchecked, Overloaded}
+    assert not world.store.tasks

@@ -88,7 +88,9 @@ def test_nobody_else_may_read_it_from_the_first_byte_on(
         TokenFile(kept).write(BOUGHT, "AB1234", NOON)
     finally:
         os.umask(before)
-    assert modes == [(f"{kept}.new", 0o600)]
+    ((name, mode),) = modes
+    assert (name.startswith(f"{kept}."), mode) == (True, 0o600)
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
     assert kept.stat().st_mode & 0o777 == 0o600
 
 

@@ -15,13 +15,15 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from ticker_actors.model.limits import Limits
+from ticker_actors.model.limits import BROKER, Limits
 from ticker_actors.model.orders import Exchange, Product
 from ticker_actors.model.risk import RiskLimits
 from ticker_actors.model.validation import problems
 
 BrokerName = Literal["paper", "kite"]
 Count = Annotated[int, Meta(ge=0)]
+LEAST_HORIZON_SECONDS = 90.0
+"""At Kite itself. With less, an order could be called absent, and appear."""
 MOST_ACCOUNTS = 100
 """Each has a lane, a feed and a lease of its own."""
 
@@ -91,7 +93,7 @@ class AccountEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     orders_per_minute: Count | None = None
     orders_per_day: Count | None = None
     max_order_quantity: Annotated[int, Meta(ge=1)] | None = None
-    max_order_value: Annotated[float, Meta(gt=0)] | None = None
+    max_order_value: Annotated[float, Meta(gt=0, le=1e15)] | None = None
     allowed_exchanges: Annotated[tuple[Exchange, ...], Meta(min_length=1)] | None = None
     allowed_products: Annotated[tuple[Product, ...], Meta(min_length=1)] | None = None
     price_band_percent: Annotated[float, Meta(gt=0, le=100)] | None = None
@@ -172,14 +174,23 @@ def kite_settings(  # noqa: PLR0913  # all by name
     )
 
 
-def check_limits(account: AccountSettings) -> None:
-    """Only where nobody counts may there be no limit. Raises `AccountError`."""
-    limits = account.limits
-    unlimited = 0 in {limits.per_second, limits.per_minute, limits.per_day}
-    if unlimited and isinstance(account.at, KiteSettings) and not _loopback(account.at.root_url):
+def check_limits(account: AccountSettings, horizon: float) -> None:
+    """What real money does not allow: no limit, one above Kite's, or a hasty proof of absence.
+
+    A stand-in on loopback may have all of it. `horizon` is in seconds. Raises `AccountError`.
+    """
+    if not isinstance(account.at, KiteSettings) or _loopback(account.at.root_url):
+        return
+    named = f"Account {account.account_id} is at Kite"
+    for field in BROKER.__dataclass_fields__:
+        limit, most = getattr(account.limits, field), getattr(BROKER, field)
+        if not 0 < limit <= most:
+            setting = f"ORDERS_{field.upper()}"
+            raise AccountError(f"{named}, which counts requests: {setting} must be 1 to {most}.")
+    if horizon < LEAST_HORIZON_SECONDS:
         raise AccountError(
-            f"Account {account.account_id} is at Kite, which counts requests: ORDERS_PER_SECOND, "
-            "ORDERS_PER_MINUTE and ORDERS_PER_DAY must not be 0."
+            f"{named}, where orders were seen to appear 83 s late: ABSENCE_HORIZON_SECONDS must be "
+            f"at least {LEAST_HORIZON_SECONDS:g}."
         )
 
 

@@ -20,7 +20,12 @@ def configure(level: LogLevel, form: LogFormat) -> None:
         stamp,
     ]
     renderer: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Plain: the pretty ones show every local variable, and with them keys and tokens.
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
         if people
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

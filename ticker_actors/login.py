@@ -23,7 +23,7 @@ REDIRECT_SECONDS = 600.0
 """A person looks for a phone, and types a code."""
 REQUEST_SECONDS = 5.0
 MOST_BYTES = 16 * 1024
-DONE = b"You are logged in. You may close this page."
+DONE = b"Thank you. The terminal says whether you are logged in; you may close this page."
 ELSEWHERE = b"There is no request token in this address."
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,256}")
 

@@ -80,7 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     max_order_quantity: _Positive = 1_000_000
     """Units of one order: a slip of three zeros should not reach the exchange."""
-    max_order_value: Annotated[float, Meta(gt=0)] | None = None
+    max_order_value: Annotated[float, Meta(gt=0, le=1e15)] | None = None
     """Rupees of one order."""
     allowed_exchanges: tuple[Exchange, ...] = ()
     """None named: all."""
@@ -237,7 +237,7 @@ def load_accounts(
             _account(name, entry, settings, environment) for name, entry in entries.items()
         )
         for account in accounts:
-            check_limits(account)
+            check_limits(account, settings.absence_horizon_seconds)
     except AccountError as error:
         raise SettingsError(str(error)) from None
     _check_files(settings, accounts)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ticker_actors.model.accounts import AccountState, Standing
 from ticker_actors.model.calendar import Moment
-from ticker_actors.model.limits import Budget, Limits
+from ticker_actors.model.limits import BROKER, Budget, Limits, Window
 from ticker_actors.model.outcomes import (
     ChangeOutcome,
     NotSent,
@@ -25,6 +25,8 @@ BREAKER_FAULTS = 5
 """Calls in a row that came to nothing; then only reads of the book probe the way."""
 RATE_PAUSE_SECONDS = 1.0
 """After a 429 that does not say how long: Kite's narrowest window."""
+MOST_PAUSE_SECONDS = 60.0
+"""However long a 429 asks for: then one order finds out. Cancels have a pause of their own."""
 
 
 @dataclass(slots=True)
@@ -42,6 +44,8 @@ class Admission:
     """Place tasks that were found to shrink a position."""
     _faults: int = 0
     _paused_until: float = 0.0
+    _wire: Window = field(default_factory=lambda: Window(1.0))
+    """What has been handed to the broker in the last second."""
     _budget: Budget = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,7 +65,7 @@ class Admission:
             return math.inf
         if self.forbids(task):
             return math.inf
-        pause = max(0.0, self._paused_until - now.mono)
+        pause = 0.0 if urgent else max(0.0, self._paused_until - now.mono)
         placing = task.operation == "place_order"
         return max(pause, self._budget.wait(now, placing=placing, urgent=urgent))
 
@@ -74,6 +78,11 @@ class Admission:
                 return task.operation != "cancel_order" and task.task_id not in self._reducing
             case AccountState.HALTED:
                 return task.operation != "cancel_order"
+
+    def stand(self, standing: Standing) -> None:
+        """A new state. What was let pass in an earlier one was judged by other positions."""
+        self.standing = standing
+        self._reducing.clear()
 
     def let_pass(self, task_id: str) -> None:
         """A place task was judged by the account's state as it is: `REDUCING` lets it through."""
@@ -106,8 +115,8 @@ class Admission:
             case _:
                 self._faults = 0
         if isinstance(outcome, Refused) and outcome.retryable and outcome.trouble is None:
-            pause = RATE_PAUSE_SECONDS if outcome.retry_after is None else outcome.retry_after
-            self._paused_until = max(self._paused_until, now.mono + pause)
+            asked = RATE_PAUSE_SECONDS if outcome.retry_after is None else outcome.retry_after
+            self._paused_until = max(self._paused_until, now.mono + min(asked, MOST_PAUSE_SECONDS))
 
     def note_trouble(self, trouble: Trouble | None) -> Trouble | None:
         """Take up what is wrong with the account; None when it was known."""
@@ -129,8 +138,28 @@ class Admission:
         self._faults = 0
         return not was
 
-    def worries(self) -> Iterator[str]:
+    def close_gate(self) -> None:
+        """The book cannot be read for too long: nobody would see what becomes of an order."""
+        self.gate_open = False
+
+    def crowded(self, now: Moment) -> float:
+        """Seconds that a request must wait after all; 0.0 when it goes now, and is counted.
+
+        The budget counts requests as they are decided. A stalled database lets go of many at once.
+        """
+        if not self.limits.per_second:
+            return 0.0
+        most = max(BROKER.per_second, self.limits.per_second)
+        wait = self._wire.wait(now.mono, most)
+        if wait <= 0:
+            self._wire.take(now.mono)
+        return wait
+
+    def worries(self, now: Moment) -> Iterator[str]:
         """What keeps orders back, for people."""
+        if self._paused_until > now.mono:
+            seconds = self._paused_until - now.mono
+            yield f"the broker wants fewer requests: no order for {seconds:.0f} s"
         if self.login_required:
             yield "the broker wants a new login (ticker-actors login): nothing is sent before"
         if self.standing.state is not AccountState.ACTIVE:

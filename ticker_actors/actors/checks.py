@@ -6,6 +6,7 @@ Only those that are switched on ask the broker for anything: a last price, or po
 from collections.abc import Sequence
 
 import structlog
+import trio
 
 from ticker_actors.actors.ledger import Ledger
 from ticker_actors.actors.ports import Broker
@@ -27,6 +28,8 @@ class Checks:
         self._limits = limits
         self._ledger = ledger
         self._broker = broker
+        self.under_way = 0
+        """Orders that wait for what the broker says."""
 
     async def denial(self, orders: Sequence[PlaceOrder], now: Moment) -> tuple[int, Denial] | None:
         """The first of some orders, sent one after the other, that is not taken; and why.
@@ -34,7 +37,15 @@ class Checks:
         What the broker says is asked first. From then on nothing is awaited until the orders count
         as taken, so that many at once are judged one by one.
         """
-        prices = [await self._last_price(order) for order in orders]
+        self.under_way += len(orders)
+        try:
+            return await self._judged(orders, now)
+        finally:
+            self.under_way -= len(orders)
+
+    async def _judged(self, orders: Sequence[PlaceOrder], now: Moment) -> tuple[int, Denial] | None:
+        before = [self._ledger.pending(order) for order in orders]
+        prices = await self._last_prices(orders)
         positions = await self._positions()
         for number, (order, price) in enumerate(zip(orders, prices, strict=True)):
             found = risk.denial(
@@ -45,7 +56,7 @@ class Checks:
             )
             if found is not None:
                 return number, found
-        return self._state_denial(orders, positions)
+        return self._state_denial(orders, positions, before)
 
     async def change_denial(self, changes: OrderChanges, order: BrokerOrder) -> Denial | None:
         """Why a modification of this order is not taken, or None."""
@@ -59,6 +70,18 @@ class Checks:
             last_price=await self._last_price(order),
             modifications=self._ledger.modifications(order.order_id),
         )
+
+    async def _last_prices(self, orders: Sequence[PlaceOrder]) -> list[float | None]:
+        """All at once: a broker that takes few questions can be asked for them together."""
+        prices: list[float | None] = [None] * len(orders)
+
+        async def ask(number: int, order: PlaceOrder) -> None:
+            prices[number] = await self._last_price(order)
+
+        async with trio.open_nursery() as nursery:
+            for number, order in enumerate(orders):
+                nursery.start_soon(ask, number, order)
+        return prices
 
     async def _last_price(self, order: PlaceOrder | BrokerOrder) -> float | None:
         if not self._limits.needs_price:
@@ -79,9 +102,16 @@ class Checks:
         return await self._broker.positions()
 
     def _state_denial(
-        self, orders: Sequence[PlaceOrder], positions: Positions | Unreadable
+        self,
+        orders: Sequence[PlaceOrder],
+        positions: Positions | Unreadable,
+        pending: Sequence[int],
     ) -> tuple[int, Denial] | None:
-        """While the account is `REDUCING`: the first order that does not shrink a position."""
+        """While the account is `REDUCING`: the first order that does not shrink a position.
+
+        `pending`: what was on its way when the positions were asked for. It may have filled since,
+        and not be in them.
+        """
         state = self._ledger.admission.standing.state
         if state is AccountState.ACTIVE:
             return None
@@ -91,8 +121,8 @@ class Checks:
             return 0, _closed(state, f"cannot see its positions ({positions.message})")
         for number, order in enumerate(orders):
             before = sum(other.quantity for other in orders[:number] if _alike(order, other))
-            pending = before + self._ledger.pending(order)
-            if not reduces(order, positions.net, pending):
+            most = before + max(pending[number], self._ledger.pending(order))
+            if not reduces(order, positions.net, most):
                 return number, _closed(state, "takes only orders that shrink a position")
         return None
 

@@ -41,6 +41,7 @@ from ticker_actors.actors.requests import (
     Submitted,
     SubmittedBatch,
     Unanswered,
+    Unchecked,
     Urgent,
 )
 from ticker_actors.actors.stream_hub import StreamHub
@@ -63,6 +64,8 @@ ANSWER_SECONDS = 10.0
 """A request whose change is not durable by then is told to ask again: most clients wait longer."""
 HURRY_SECONDS = 1.0
 """The same once the service is stopping: the server cuts requests off after 2 s."""
+CHECK_SECONDS = 4.0
+"""For prices and positions: a market order is stale after 10 s, and it has not been stored yet."""
 NOT_TAKEN_UP = (
     "was saved by another program, which may still be changing it: "
     "this service takes it up at its next start"
@@ -285,8 +288,7 @@ class ExecutorActor:
 
     async def _submit_order(self, request: SubmitOrder) -> Submitted:
         lane = self._lanes[request.account_id]
-        if lane.ledger.unsent() >= MOST_UNSENT:
-            return Overloaded()
+        asked = lane.now()
         if denied := await self._denied(lane, [request.order]):
             return await self._replay(request) or denied
         now = lane.now()
@@ -298,7 +300,7 @@ class ExecutorActor:
             params=_params(request.order),
             account_id=request.account_id,
             at=now.at,
-            expires_at=now.at + timedelta(seconds=request.order.expiry_seconds()),
+            expires_at=asked.at + timedelta(seconds=request.order.expiry_seconds()),
             max_attempts=self._max_attempts,
         )
         draft = Draft(key=_key(request.key, "task", task.task_id, request.account_id))
@@ -384,8 +386,6 @@ class ExecutorActor:
 
     async def _submit_batch(self, request: SubmitBatch) -> SubmittedBatch:
         lane = self._lanes[request.account_id]
-        if lane.ledger.unsent() >= MOST_UNSENT:
-            return Overloaded()
         if denied := await self._denied(lane, request.orders, legs=True):
             return await self._batch_replay(request) or denied
         now = lane.now()
@@ -429,8 +429,14 @@ class ExecutorActor:
 
     async def _denied(
         self, lane: Lane, orders: Sequence[PlaceOrder], *, legs: bool = False
-    ) -> Denied | None:
-        found = await lane.checks.denial(orders, lane.now())
+    ) -> Denied | Overloaded | Unchecked | None:
+        """Why these orders are not taken, or None. What waits for that counts as unsent."""
+        if lane.ledger.unsent() + lane.checks.under_way >= MOST_UNSENT:
+            return Overloaded()
+        with trio.move_on_after(CHECK_SECONDS) as wait:
+            found = await lane.checks.denial(orders, lane.now())
+        if wait.cancelled_caught:
+            return Unchecked()
         if found is None:
             return None
         self._metrics.denied.labels(lane.account_id).inc()

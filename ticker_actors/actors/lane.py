@@ -67,7 +67,8 @@ LOGIN_READ = 30.0
 PROBE_READ = 5.0
 """While the breaker is open: one look every so often."""
 MISMATCH_SECONDS = 60.0
-"""After so long without a valid read an account is halted until its operator has looked."""
+"""When the book has missed known orders for so long, the account is halted until its operator has
+looked. When it could not be read at all, no order is sent until it can."""
 MOST_NAMED = 10
 """Order ids in one line of the log."""
 ROWS_AT_ONCE = 200
@@ -137,6 +138,7 @@ class Lane:
         self._feed_up = True
         self._last_valid = trio.current_time()
         self._last_error: str | None = None
+        self._missed_at: float | None = None
         self._unknown_reads = 0
         self._read_wanted_at = 0.0
         self._waits: set[trio.CancelScope] = set()
@@ -218,7 +220,7 @@ class Lane:
             account_id=self.account_id,
             broker=self._broker_name,
             limits=ledger.limits,
-            worries=tuple(ledger.admission.worries()),
+            worries=tuple(ledger.admission.worries(self.now())),
             standing=ledger.admission.standing,
             gate_open=ledger.admission.gate_open,
             login_required=ledger.admission.login_required,
@@ -310,15 +312,20 @@ class Lane:
         if self._reads.lease_seconds(self.account_id) < CALL_SECONDS:
             # The process stood still, or the commit took long: soon another one may be the writer.
             stop = stop or "The lease ran short while it was being stored."
+        pause = 0.0 if stop is not None else self.ledger.admission.crowded(began)
+        if pause:
+            stop = "Too many requests were to go at once."
         if stop is not None:
             outcome: PlaceOutcome | ChangeOutcome = NotSent(stop, spent=False)
         else:
             outcome = await self._request(task)
             self._measure(task, outcome, began)
         draft, now = Draft(), self.now()
-        again = now.at + timedelta(seconds=self._backoff(task, outcome))
+        again = now.at + timedelta(seconds=pause or self._backoff(task, outcome))
         self.ledger.answer(draft, task.task_id, outcome, again, now)
         self._unknown_reads = 0
+        if self.ledger.admission.login_required:
+            self.read_soon()  # it may be the answer to a token that was replaced meanwhile
         await self.carry_out(draft)
 
     def _measure(
@@ -349,7 +356,7 @@ class Lane:
         if isinstance(outcome, NotSent) and not outcome.spent:
             return 0.0
         if isinstance(outcome, Refused) and outcome.retry_after is not None:
-            return max(seconds, outcome.retry_after)
+            return min(most, max(seconds, outcome.retry_after))
         return seconds
 
     # Reading the book
@@ -416,8 +423,10 @@ class Lane:
         if isinstance(book, Unreadable):
             self.ledger.note_trouble(draft, book.trouble, book.message, now)
             self.ledger.advance(draft, now)
+            if now.mono - self._last_valid > MISMATCH_SECONDS:
+                self.ledger.admission.close_gate()
         elif self.ledger.read(draft, book.orders, began, now):
-            self._last_valid = now.mono
+            self._last_valid, self._missed_at = now.mono, None
         elif self.ledger.missing:
             self._miss(draft, now)
         await self.carry_out(draft)
@@ -444,7 +453,9 @@ class Lane:
             account_id=self.account_id,
             order_ids=missing[:MOST_NAMED],
         )
-        if now.mono - self._last_valid > MISMATCH_SECONDS:
+        if self._missed_at is None:
+            self._missed_at = now.mono
+        if now.mono - self._missed_at > MISMATCH_SECONDS:
             self.ledger.mistrust(draft, now)
 
     async def _recall(self, rows: tuple[BrokerOrder, ...]) -> None:
@@ -513,7 +524,7 @@ class Lane:
     ) -> None:
         """Its operator gives the account another state."""
         draft, now = Draft(), self.now()
-        self._last_valid = now.mono  # a book that was wrong has its time again
+        self._missed_at = None  # a book that was wrong has its time again
         before = self.ledger.admission.standing.accepted
         self.ledger.stand(draft, Standing(state, reason, (*before, *accepted)), now)
         await self.carry_out(draft)

@@ -125,7 +125,7 @@ class Ledger:
     def recover(self, found: Recovered, now: Moment) -> None:
         """Take over what a dead process left. `resume` goes on with it; then the gate may open."""
         self.epoch, self._day = found.epoch, trading_day(now.at)
-        self.admission.standing = found.standing
+        self.admission.stand(found.standing)
         self.views.excused = frozenset(found.standing.accepted)
         self._modifications = dict(found.modifications)
         self._taken = found.taken_today
@@ -222,11 +222,13 @@ class Ledger:
         for leg in legs:
             draft.tasks[leg.task_id] = leg
             self._arrive(leg)
+            self.admission.let_pass(leg.task_id)
 
     def drop_batch(self, legs: Sequence[OrderTask]) -> None:
         """Forget a batch that was not written: its key was taken."""
         for leg in legs:
             self._leave(leg)
+            self.admission.forget(leg.task_id)
 
     def adopt_batch(
         self, draft: Draft, batch: Batch, legs: Sequence[OrderTask], now: Moment
@@ -235,7 +237,6 @@ class Ledger:
         self.batches[batch.batch_id] = batch
         for leg in legs:
             del self._arriving[leg.task_id]
-            self.admission.let_pass(leg.task_id)
             self._hold(leg)
         draft.touched[batch.batch_id] = None
         self.advance(draft, now)
@@ -401,7 +402,8 @@ class Ledger:
 
     def stand(self, draft: Draft, standing: Standing, now: Moment) -> None:
         """A new state of the account, by its operator or by what its broker shows."""
-        self.admission.standing = draft.standing = standing
+        draft.standing = standing
+        self.admission.stand(standing)
         self.views.excused = frozenset(standing.accepted)
         message = standing.reason or f"The account is {standing.state}."
         self._tell_account(draft, standing.state.lower(), message, now)
@@ -415,7 +417,9 @@ class Ledger:
             case "login_required":
                 self._tell_account(draft, "login_required", message, now)
             case "not_permitted":
-                standing = Standing(AccountState.HALTED, f"not_permitted: {message}")
+                accepted = self.admission.standing.accepted
+                reason = f"not_permitted: {message}"
+                standing = Standing(AccountState.HALTED, reason, accepted)
                 self.stand(draft, standing, now)
             case None:
                 pass

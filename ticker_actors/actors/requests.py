@@ -50,6 +50,11 @@ class Overloaded:
 
 
 @dataclass(frozen=True, slots=True)
+class Unchecked:
+    """The broker did not say in time what our checks need; nothing was stored."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unanswered:
     """No answer came in time, so it is not known yet whether it is stored: ask, do not repeat."""
 
@@ -62,8 +67,8 @@ class NotFound:
     """There is no such order, task or batch."""
 
 
-Submitted = Accepted | Denied | KeyConflict | Overloaded | NotFound | Unanswered
-SubmittedBatch = AcceptedBatch | Denied | KeyConflict | Overloaded | Unanswered
+Submitted = Accepted | Denied | KeyConflict | Overloaded | NotFound | Unanswered | Unchecked
+SubmittedBatch = AcceptedBatch | Denied | KeyConflict | Overloaded | Unanswered | Unchecked
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ class RiskLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     max_quantity: Annotated[int, Meta(ge=1)] = 1_000_000
     """Units of one order: a slip of three zeros should not reach the exchange."""
-    max_value: Annotated[float, Meta(gt=0)] | None = None
+    max_value: Annotated[float, Meta(gt=0, le=1e15)] | None = None
     """Rupees of one order, at its own price, or at the last one known."""
     exchanges: tuple[Exchange, ...] | None = None
     products: tuple[Product, ...] | None = None

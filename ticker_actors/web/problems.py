@@ -68,6 +68,15 @@ def overloaded() -> Problem:
     )
 
 
+def unchecked() -> Problem:
+    """Our own checks need to know a price or a position, and the broker does not tell it."""
+    return Problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "The broker did not say in time what the risk checks need; nothing was stored or sent.",
+        retry_after=2,
+    )
+
+
 def database_away() -> Problem:
     """Nothing can be made durable now, so nothing is taken."""
     return Problem(

@@ -20,6 +20,7 @@ from ticker_actors.actors.requests import (
     Submitted,
     SubmittedBatch,
     Unanswered,
+    Unchecked,
 )
 from ticker_actors.model.calendar import iso, trading_day
 from ticker_actors.model.changes import Attempt
@@ -29,7 +30,14 @@ from ticker_actors.model.tasks import OrderTask, TaskStatus
 from ticker_actors.web import decoding
 from ticker_actors.web.decoding import AccountId
 from ticker_actors.web.parts import Parts
-from ticker_actors.web.problems import Problem, bad_fields, not_found, overloaded, unanswered
+from ticker_actors.web.problems import (
+    Problem,
+    bad_fields,
+    not_found,
+    overloaded,
+    unanswered,
+    unchecked,
+)
 
 MOST_TASKS = 500
 """On one page."""
@@ -181,6 +189,8 @@ def refusal(submitted: Submitted | SubmittedBatch) -> Problem:
             return bad_fields([("Idempotency-Key", "was used before, for another request")])
         case Overloaded():
             return overloaded()
+        case Unchecked():
+            return unchecked()
         case NotFound():
             return not_found("such order or task")
         case Unanswered(name=name):

@@ -7,11 +7,8 @@ it proves; `classify` judges.
 import re
 from collections.abc import AsyncIterable, Callable, Collection
 from functools import partial
-from math import inf
 from typing import Protocol, TypeVar
 from urllib.parse import urlencode
-
-import trio
 
 from ticker_actors.brokers.kite import classify
 from ticker_actors.brokers.kite.http import (
@@ -19,6 +16,7 @@ from ticker_actors.brokers.kite.http import (
     READ_IDLE_SECONDS,
     HttpClient,
 )
+from ticker_actors.brokers.kite.prices import LastPrices
 from ticker_actors.brokers.kite.reply import HttpResult
 from ticker_actors.brokers.kite.root import Query, Root
 from ticker_actors.brokers.kite.session import Session
@@ -38,13 +36,6 @@ from ticker_actors.model.outcomes import (
 from ticker_actors.model.portfolio import Holding, Margins, Positions, Profile, Quote, Trade
 
 T = TypeVar("T")
-
-FRESH_PRICE_SECONDS = 1.0
-OLD_PRICE_SECONDS = 60.0
-"""How old a last price may be for a risk check: first as a matter of course, then for want of a
-newer one."""
-MOST_PRICES = 1_000
-"""Instruments whose last price is remembered."""
 
 USER_AGENT = "ticker-actors"
 _HEADERS = (
@@ -152,7 +143,7 @@ class KiteBroker(KiteApi):
         super().__init__(root, http, session)
         self._feed = feed
         self._login = login
-        self._prices: dict[str, tuple[float, float]] = {}
+        self._prices = LastPrices(self.quotes)
         self._order_types: dict[str, str] = {}
 
     async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
@@ -189,23 +180,8 @@ class KiteBroker(KiteApi):
         return book
 
     async def last_price(self, exchange: str, tradingsymbol: str) -> float | None:
-        """What an instrument last traded at: as Kite says now, or said a moment ago.
-
-        Kite takes one such question a second; for the others an older answer must do.
-        """
-        name, now = f"{exchange}:{tradingsymbol}", trio.current_time()
-        price, at = self._prices.get(name, (None, -inf))
-        if now - at < FRESH_PRICE_SECONDS:
-            return price
-        found = await self.quotes([name])
-        if isinstance(found, Unreadable):
-            return price if now - at < OLD_PRICE_SECONDS else None
-        if name not in found:
-            return None
-        if len(self._prices) >= MOST_PRICES:
-            del self._prices[next(iter(self._prices))]
-        self._prices[name] = found[name].last_price, now
-        return found[name].last_price
+        """What an instrument last traded at, in rupees; None when that is not known."""
+        return await self._prices.price(f"{exchange}:{tradingsymbol}")
 
     async def log_in(self, token: LoginToken) -> LoginRefused | None:
         """Take a new access token. None when Kite answers to it."""

@@ -47,7 +47,8 @@ DEFINITE = frozenset(
 """With a 4xx these are said before the order goes anywhere. No other type is."""
 
 _MAY_STILL_HAPPEN = re.compile(
-    r"tim(?:e|ed|es|ing)[\s-]*out|check\b.{0,30}\border\s*book|\btry(?:ing)?\s*(?:\w+\s+)?again\b",
+    r"tim(?:e|ed|es|ing)[\s-]*out|check\b.{0,30}\border(?:s\b|\s*book)|\bretry\b"
+    r"|\btry(?:ing)?\b.{0,40}\bagain\b|\bbefore placing\b|\bnot received\b",
     re.IGNORECASE | re.DOTALL,
 )
 """HTTP 400 "Order request timed out. Please check the order book and confirm before placing again."

@@ -6,6 +6,7 @@ redirects with a request token; that and the API secret buy the access token, on
 
 import hashlib
 import os
+import secrets
 import stat
 from datetime import datetime, time, timedelta
 from pathlib import Path
@@ -80,8 +81,8 @@ class TokenFile:
     def write(self, access_token: str, user_id: str | None, now: datetime) -> None:
         """Keep a token, whole or not at all. Raises `OSError`."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        new = self._path.with_name(self._path.name + ".new")
-        new.unlink(missing_ok=True)  # of a process that died here
+        # A name of its own: a service and the command line may write at the same time.
+        new = self._path.with_name(f"{self._path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             os.write(file, msgspec.json.encode(KeptToken(access_token, user_id, now)))
