@@ -348,3 +348,18 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
     shown = f"{settings!r} {settings} {accounts!r} {accounts[0].at}"
     assert "hunter2" not in shown
     assert "kite.example" in shown
+
+
+@pytest.mark.parametrize(
+    "name, value, named",
+    [
+        ("ORDERS_PER_SECOND", "11", "ORDERS_PER_SECOND must be 1 to 10"),
+        ("ORDERS_PER_MINUTE", "401", "ORDERS_PER_MINUTE must be 1 to 400"),
+        ("ORDERS_PER_DAY", "5001", "ORDERS_PER_DAY must be 1 to 5000"),
+        ("ABSENCE_HORIZON_SECONDS", "89", "ABSENCE_HORIZON_SECONDS must be at least 90"),
+        ("MAX_ORDER_VALUE", "inf", "MAX_ORDER_VALUE"),
+    ],
+)
+def test_what_real_money_does_not_allow(name: str, value: str, named: str) -> None:
+    """A limit above Kite's is none; an order was seen to come 83 s late."""
+    assert named in refusal({**KITE, name: value})
