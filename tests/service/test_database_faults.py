@@ -17,7 +17,7 @@ import pytest
 from tests.postgres import Server, execute
 from tests.service.conftest import Fork, Start
 from tests.service.copies import Copy
-from tests.service.harness import Hatched, decoded, eventually, paper
+from tests.service.harness import SOON, Hatched, decoded, eventually, paper
 from tests.service.load import UNLIMITED, Load, assert_settled, in_paper_book
 from tests.service.proxy import Proxy
 
@@ -46,7 +46,7 @@ def health(service: Hatched) -> str:
     return str(decoded(service.http.get("/health"))["status"])
 
 
-def degraded(service: Hatched) -> None:
+def degraded(service: Hatched, seconds: float = SOON) -> None:
     """Wait until the service says that its database is away."""
 
     def look() -> bool:
@@ -54,7 +54,7 @@ def degraded(service: Hatched) -> None:
         said = answer["checks"]["store"].get("message", "")
         return answer["status"] == "degraded" and "a transaction has been waiting" in said
 
-    eventually("health is degraded", look)
+    eventually("health is degraded", look, seconds)
 
 
 def sessions(url: str) -> int:
@@ -239,7 +239,7 @@ def test_a_full_disk(
     with Load(service, clients=8) as load:
         load.more()
         small_disk.fill()
-        degraded(service)
+        degraded(service, BACK_SECONDS)  # the log has some room left in files of its own
         load.refused()
         small_disk.free()
 
