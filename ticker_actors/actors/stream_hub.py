@@ -4,7 +4,7 @@ The hub never waits for a client. Each client has a bounded queue of ready texts
 keep up is dropped with the sequence it got to, and nobody else notices.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import trio
@@ -71,6 +71,21 @@ class Join(Request[Subscription | None]):
 
 
 @dataclass(frozen=True, slots=True)
+class Watched:
+    """Where an account's log stands, and what is set when it has moved on."""
+
+    head: int
+    moved: trio.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Watch(Request[Watched]):
+    """Where an account's log stands."""
+
+    account_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """A client is gone."""
 
@@ -96,9 +111,10 @@ class GetStatistics(Request[Statistics]):
 class _Account:
     head: int
     clients: set[Subscription] = field(default_factory=set)
+    moved: trio.Event = field(default_factory=trio.Event)
 
 
-HubMessage = StartFrom | Publish | Join | Leave | GetStatistics
+HubMessage = StartFrom | Publish | Join | Watch | Leave | GetStatistics
 
 
 class StreamHub:
@@ -131,6 +147,10 @@ class StreamHub:
         """A place for one more client, or None when the account has no more."""
         return await self._mailbox.ask(Join(account_id))
 
+    async def watch(self, account_id: str) -> Watched:
+        """Where an account's log stands: everything up to there is durable."""
+        return await self._mailbox.ask(Watch(account_id))
+
     async def leave(self, subscription: Subscription) -> None:
         """Give the place back."""
         await self._mailbox.tell(Leave(subscription))
@@ -150,8 +170,12 @@ class StreamHub:
                     case Publish(events=events):
                         for event in events:
                             self._tell(event)
+                        self._wake({event.account_id for event in events})
                     case Join(account_id=account_id):
                         reply(self._join(account_id))
+                    case Watch(account_id=account_id):
+                        account = self._account(account_id)
+                        reply(Watched(account.head, account.moved))
                     case Leave(subscription=subscription):
                         self._leave(subscription)
                     case GetStatistics():
@@ -172,6 +196,12 @@ class StreamHub:
             else:
                 self._leave(client)
         self._metrics.stream_messages.inc(len(account.clients))
+
+    def _wake(self, account_ids: Iterable[str]) -> None:
+        for account_id in account_ids:
+            account = self._account(account_id)
+            account.moved.set()
+            account.moved = trio.Event()
 
     def _join(self, account_id: str) -> Subscription | None:
         account = self._account(account_id)

@@ -178,21 +178,25 @@ def of_view(old: BrokerOrder | None, new: BrokerOrder) -> tuple[EventName, ...]:
     return placed if changed is None else (*placed, changed)
 
 
-def stream_message(event: Event, stream: str) -> bytes:
-    """The WebSocket text of an event: the mission document's keys first, then ours."""
-    return msgspec.json.encode(
-        {
-            "type": "order_update",
-            "account_id": event.account_id,
-            "data": event.data,
-            "timestamp": iso(event.created_at),
-            "sequence": event.sequence,
-            "stream": stream,
-            "event_id": event.event_id,
-            "event": event.event,
-            "order_version": event.order_version,
-        }
-    )
+def stream_message(event: Event, stream: str, *, replayed: bool = False) -> bytes:
+    """The WebSocket text of an event: the mission document's keys first, then ours.
+
+    `replayed`: it is told again, from the log.
+    """
+    message = {
+        "type": "order_update",
+        "account_id": event.account_id,
+        "data": event.data,
+        "timestamp": iso(event.created_at),
+        "sequence": event.sequence,
+        "stream": stream,
+        "event_id": event.event_id,
+        "event": event.event,
+        "order_version": event.order_version,
+    }
+    if replayed:
+        message["replayed"] = True
+    return msgspec.json.encode(message)
 
 
 def webhook_body(event: Event, stream: str) -> bytes:

@@ -10,7 +10,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from ticker_actors.mailbox import Busy, Stopped
-from ticker_actors.web import accounts, batches, operating, stream, tasks, webhooks
+from ticker_actors.web import accounts, batches, events, operating, stream, tasks, webhooks
 from ticker_actors.web.doors import Doors
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.problems import Problem, database_away, overloaded, stopping
@@ -42,6 +42,7 @@ def create_app(parts: Parts) -> QuartTrio:
         batches.blueprint(parts),
         webhooks.blueprint(parts),
         accounts.blueprint(parts),
+        events.blueprint(parts),
         stream.blueprint(parts),
         operating.blueprint(parts, doors),
     ):
