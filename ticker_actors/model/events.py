@@ -39,6 +39,11 @@ _ENDINGS: dict[str, EventName] = {
     "REJECTED": "order_rejected",
 }
 
+ENDINGS = frozenset(_ENDINGS.values())
+"""Events after which an order changes no more."""
+ORDER_EVENTS = frozenset({"order_placed", "order_updated", *ENDINGS})
+"""Events that tell a whole order: a later one replaces those before it."""
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of an account's event log. Its transaction gives it its `sequence`."""
