@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import trio
 
-from ticker_actors.actors.stream_hub import Full, StreamHub
+from ticker_actors.actors.stream_hub import StreamHub
+from ticker_actors.actors.stream_requests import Full
 from ticker_actors.actors.subscription import Subscription
 
 

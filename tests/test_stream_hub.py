@@ -13,7 +13,8 @@ from trio.testing import MockClock
 from tests.sockets import NarrowSocket, OpenSocket, live
 from tests.stores import order
 from ticker_actors.actors import subscription
-from ticker_actors.actors.stream_hub import Full, StreamHub
+from ticker_actors.actors.stream_hub import StreamHub
+from ticker_actors.actors.stream_requests import Full
 from ticker_actors.actors.subscription import Subscription
 from ticker_actors.metrics import Metrics
 from ticker_actors.model.calendar import trading_day

@@ -7,17 +7,30 @@ all that was published: so nothing falls between, and nothing comes twice.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date
-from enum import Enum
 
-import msgspec
 import trio
 
 from ticker_actors.actors.open_orders import OpenOrders
+from ticker_actors.actors.stream_requests import (
+    Full,
+    GetStatistics,
+    GoLive,
+    HubMessage,
+    Join,
+    Leave,
+    Publish,
+    Snapshot,
+    StartFrom,
+    Statistics,
+    TakeSnapshot,
+    Watch,
+    Watched,
+)
 from ticker_actors.actors.subscription import Subscription
-from ticker_actors.mailbox import Mailbox, Request
+from ticker_actors.mailbox import Mailbox
 from ticker_actors.metrics import Metrics
 from ticker_actors.model.events import ORDER_EVENTS, Event, stream_message
 from ticker_actors.model.frames import text_frame
@@ -31,100 +44,6 @@ PUSHES_A_TURN = 64
 """Some 0.2 ms; then other tasks have their turn."""
 
 
-class Full(Enum):
-    """Why there is no place for one more client."""
-
-    ACCOUNT = "account"
-    ADDRESS = "address"
-    RATE = "rate"
-
-
-@dataclass(frozen=True, slots=True)
-class StartFrom:
-    """An account's log stands here, and these are its orders."""
-
-    account_id: str
-    head: int
-    orders: tuple[OrderView, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """These events are durable: tell whoever listens."""
-
-    events: tuple[Event, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Join(Request[int | Full]):
-    """A client wants a place; it is given the head of its account's log."""
-
-    subscription: Subscription
-
-
-@dataclass(frozen=True, slots=True)
-class GoLive(Request[int | None]):
-    """A client has all up to its cursor. None when it is live now; else the head it lacks."""
-
-    subscription: Subscription
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """A client is gone."""
-
-    subscription: Subscription
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """Where an account's log stands, and what is set when it has moved on."""
-
-    head: int
-    moved: trio.Event
-
-
-@dataclass(frozen=True, slots=True)
-class Watch(Request[Watched]):
-    """Where an account's log stands."""
-
-    account_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The open orders of an account, as of the head of its log."""
-
-    head: int
-    orders: tuple[msgspec.Raw, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TakeSnapshot(Request[Snapshot]):
-    """Which orders are open."""
-
-    account_id: str
-    today: date
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What `GET /advanced/ws/stats` shows."""
-
-    total_connections: int
-    accounts: Mapping[str, int]
-    messages: int
-    dropped: int
-    resumed: int
-    gaps: int
-    replayed: int
-
-
-@dataclass(frozen=True, slots=True)
-class GetStatistics(Request[Statistics]):
-    """How many listen."""
-
-
 @dataclass(slots=True)
 class _Account:
     head: int = 0
@@ -132,11 +51,6 @@ class _Account:
     places: set[Subscription] = field(default_factory=set)
     live: set[Subscription] = field(default_factory=set)
     moved: trio.Event = field(default_factory=trio.Event)
-
-
-HubMessage = (
-    StartFrom | Publish | Join | GoLive | Leave | Watch | TakeSnapshot | GetStatistics
-)  # fmt: skip
 
 
 class StreamHub:

@@ -14,7 +14,7 @@ from msgspec import Meta
 from quart import Blueprint, Response, websocket
 
 from ticker_actors.actors import subscription as queue
-from ticker_actors.actors.stream_hub import Full
+from ticker_actors.actors.stream_requests import Full
 from ticker_actors.actors.subscription import Subscription
 from ticker_actors.model import ids, stream_messages
 from ticker_actors.model.calendar import trading_day
