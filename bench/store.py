@@ -159,7 +159,7 @@ async def group_commit(opening: AbstractAsyncContextManager[Store], waiters: int
     metrics = Metrics()
     async with (
         opening as store,
-        running(StreamHub("bench", metrics, 0), drain=5) as hub,
+        running(StreamHub("bench", metrics), drain=5) as hub,
         running(
             PersistenceActor(store, hub, Wakeup(), SystemClock(), metrics), drain=5
         ) as persistence,

@@ -593,7 +593,7 @@ class Process:
     def __init__(self, world: "World[Any]") -> None:
         self.connection = Connection(world.store)
         self.line = Line(world.broker)
-        self.hub = StreamHub("str_0", METRICS, 0)
+        self.hub = StreamHub("str_0", METRICS)
         self.persistence = PersistenceActor(
             self.connection, self.hub, Wakeup(), world.clock, METRICS
         )

@@ -39,6 +39,7 @@ from tests.fakes import (
     market_order,
     rate_limited,
 )
+from tests.sockets import OpenSocket, live
 from ticker_actors.actors.requests import (
     Accepted,
     AcceptedBatch,
@@ -48,7 +49,7 @@ from ticker_actors.actors.requests import (
     SubmittedBatch,
     Unanswered,
 )
-from ticker_actors.actors.stream_hub import Subscription
+from ticker_actors.actors.subscription import Subscription
 from ticker_actors.mailbox import Busy, Stopped
 from ticker_actors.model import tags
 from ticker_actors.model.accounts import AccountState
@@ -418,20 +419,13 @@ class Simulation:
         with trio.move_on_after(self.rng.uniform(0, 5)):
             await process.ended.wait()
         with suppress(Stopped):
-            subscription = await process.hub.join(ACCOUNT)
-            assert subscription is not None
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._listen, subscription)
-                await process.ended.wait()
-                nursery.cancel_scope.cancel()
-
-    async def _listen(self, subscription: Subscription) -> None:
-        last = subscription.sequence
-        async for text in subscription.texts:
-            sequence = msgspec.json.decode(text)["sequence"]
-            if sequence != last + 1:
-                self.history.faults.append(f"stream: {sequence} follows {last}")
-            last = sequence
+            socket = OpenSocket()
+            last = await live(process.hub, Subscription(ACCOUNT, socket))
+            await process.ended.wait()
+            for sequence in socket.sequences:
+                if sequence != last + 1:
+                    self.history.faults.append(f"stream: {sequence} follows {last}")
+                last = sequence
 
     # The operator
 

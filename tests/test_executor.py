@@ -52,6 +52,7 @@ from tests.fakes import (
     phases,
     rate_limited,
 )
+from tests.sockets import OpenSocket, live
 from ticker_actors.actors import executor as executor_module
 from ticker_actors.actors.lane import Lane
 from ticker_actors.actors.requests import (
@@ -64,6 +65,7 @@ from ticker_actors.actors.requests import (
     Overloaded,
     Unanswered,
 )
+from ticker_actors.actors.subscription import Subscription
 from ticker_actors.mailbox import Stopped, running
 from ticker_actors.model.changes import Change, Key
 from ticker_actors.model.limits import Limits
@@ -1207,9 +1209,8 @@ async def test_stream_goes_on_without_a_gap_after_recovery(autojump_clock: MockC
         await trio.sleep(1)
     async with world.process() as process:
         await trio.sleep(1)
-        subscription = await process.hub.join(ACCOUNT)
-        assert subscription is not None
-        assert subscription.sequence == len(world.store.events) == 1
+        head = await live(process.hub, Subscription(ACCOUNT, OpenSocket()))
+        assert head == len(world.store.events) == 1
 
 
 # Batches

@@ -10,8 +10,10 @@ import trio
 from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.sockets import OpenSocket, live
 from ticker_actors.actors.persistence import MOST_CHANGES, PersistenceActor, Wakeup
 from ticker_actors.actors.stream_hub import StreamHub
+from ticker_actors.actors.subscription import Subscription
 from ticker_actors.mailbox import Stopped, running
 from ticker_actors.metrics import Metrics
 from ticker_actors.model.changes import (
@@ -100,7 +102,7 @@ class ListeningHub(StreamHub):
     """Notes when it is given events."""
 
     def __init__(self, log: list[str]) -> None:
-        super().__init__("str_1", Metrics(), 0)
+        super().__init__("str_1", Metrics())
         self.log = log
         self.told: list[tuple[int, str]] = []
 
@@ -204,12 +206,11 @@ async def test_a_client_gets_what_was_committed_after_it_joined(
     async with started() as parts:
         await parts.hub.start_from("primary", 0)
         await parts.commit(change("a", events=1))
-        client = await parts.hub.join("primary")
-        assert client is not None
-        assert client.sequence == 1
+        socket = OpenSocket()
+        assert await live(parts.hub, Subscription("primary", socket)) == 1
         await parts.commit(change("b", events=1))
-        text = msgspec.json.decode(await client.texts.receive())
-    assert (text["sequence"], text["event_id"]) == (2, "evt_b_0")
+    (message,) = socket.messages
+    assert (message["sequence"], message["event_id"]) == (2, "evt_b_0")
 
 
 async def test_every_asker_gets_its_own_answer(autojump_clock: MockClock) -> None:

@@ -300,6 +300,23 @@ async def test_the_log_of_an_order_comes_back_in_sequence(store: Store) -> None:
     assert bytes(found[0].data) == bytes(data)
 
 
+async def test_the_log_is_read_from_a_sequence_on(store: Store, place: Place) -> None:
+    """A page at a time, of one account alone, and never before what retention has left."""
+    other = Change(account_id="second", events=(event("b", account_id="second"),))
+    mine = change(events=tuple(event(str(number)) for number in range(1, 6)))
+    assert await store.oldest_event("primary") is None
+    (answer, _) = await store.commit([mine, other], AT)
+    assert isinstance(answer, Committed)
+    assert await store.events("primary", 0, 3) == list(answer.events[:3])
+    assert await store.events("primary", 3, 3) == list(answer.events[3:])
+    assert await store.events("primary", 5, 3) == []
+    assert await store.events("primary", 2**63 - 1, 3) == []
+    place.execute("DELETE FROM order_events WHERE account_id = 'primary' AND sequence <= 2")
+    assert (await store.events("primary", 0, 1))[0].sequence == 3
+    assert await store.oldest_event("primary") == 3
+    assert await store.oldest_event("second") == 1
+
+
 BAD: list[Change] = [
     change(task(2, intent="0" * 11 + "1"), events=(event("bad"),)),
     change(task(2, idempotency_key="key-1")),

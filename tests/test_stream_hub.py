@@ -1,35 +1,32 @@
-"""The StreamHub and the sockets of its clients: who does not keep up is dropped, and counted."""
+"""The StreamHub and the sockets of its clients: nothing lost, nothing twice, nobody waits."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from functools import partial
-from types import SimpleNamespace
-from typing import cast
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
 import trio
-from quart_trio import QuartTrio
+from trio.testing import MockClock
 
-from ticker_actors.actors import stream_hub
+from tests.sockets import NarrowSocket, OpenSocket, live
+from tests.stores import order
+from ticker_actors.actors import subscription
 from ticker_actors.actors.stream_hub import StreamHub
+from ticker_actors.actors.stream_requests import Full
+from ticker_actors.actors.subscription import Subscription
 from ticker_actors.metrics import Metrics
-from ticker_actors.model.events import Event
-from ticker_actors.web.parts import Parts
-from ticker_actors.web.server import ServerConfig, open_listeners, serve_app
-from ticker_actors.web.stream import blueprint
+from ticker_actors.model.calendar import trading_day
+from ticker_actors.model.events import Event, EventName
+from ticker_actors.model.limits import StreamLimits
 
 SOON = 5.0
 """Seconds within which what must happen does."""
 ACCOUNT = "primary"
 NOW = datetime(2025, 11, 20, 6, 30, tzinfo=UTC)
-HANDSHAKE = (
-    b"GET /advanced/ws/orders/primary HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\n"
-    b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-)
-PING = b"\x81\x84" + bytes(4) + b"ping"
+TODAY = trading_day(NOW)
+STREAM = "str_1"
 
 
 @pytest.fixture
@@ -47,137 +44,129 @@ async def running(hub: StreamHub) -> AsyncGenerator[None]:
         nursery.cancel_scope.cancel()
 
 
-@asynccontextmanager
-async def serving(hub: StreamHub) -> AsyncGenerator[int]:
-    """Serve the hub's streams on the yielded port; a client may read nothing for 0.2 s."""
-    parts = SimpleNamespace(
-        hub=hub,
-        executor=SimpleNamespace(accounts={ACCOUNT: None}),
-        clock=SimpleNamespace(now=lambda: NOW),
-    )
-    app = QuartTrio(__name__)
-    app.register_blueprint(blueprint(cast("Parts", parts)))
-    config = ServerConfig()
-    config.send_timeout = 0.2
-    listeners = await open_listeners("127.0.0.1", 0, config)
-    async with running(hub), trio.open_nursery() as nursery:
-        stopping = trio.Event()
-        await nursery.start(partial(serve_app, app, listeners, stopping=stopping, config=config))
-        yield listeners[0].socket.getsockname()[1]
-        stopping.set()
-
-
-def event(sequence: int, size: int = 10) -> Event:
+def event(sequence: int, size: int = 10, name: EventName = "order_placed", **fields: Any) -> Event:  # noqa: ANN401  # fields
     """An event whose message has at least so many bytes."""
-    return Event(
-        event_id=f"evt_{sequence}",
-        account_id=ACCOUNT,
-        event="order_placed",
-        order_id="1",
-        order_key=None,
-        order_version=1,
-        data=msgspec.Raw(msgspec.json.encode({"order_id": "x" * size})),
-        created_at=NOW,
-        sequence=sequence,
-    )
+    known: dict[str, Any] = {
+        "event_id": f"evt_{sequence}",
+        "account_id": ACCOUNT,
+        "event": name,
+        "order_id": "1",
+        "order_key": None,
+        "order_version": 1,
+        "data": msgspec.Raw(msgspec.json.encode({"order_id": "x" * size})),
+        "created_at": NOW,
+        "sequence": sequence,
+    }
+    return Event(**{**known, **fields})
 
 
-async def joined(port: int) -> trio.SocketStream:
-    """Open a stream and read its welcome."""
-    stream = await trio.open_tcp_stream("127.0.0.1", port)
-    await stream.send_all(HANDSHAKE)
-    data = b""
-    with trio.fail_after(SOON):
-        while b'"connected"' not in data:
-            data += await stream.receive_some()
-    return stream
+def measured(metrics: Metrics, name: str, **labels: str) -> float | None:
+    """A sample of the metrics."""
+    return metrics.registry.get_sample_value(f"ticker_stream_{name}", labels)
 
 
-async def until(hub: StreamHub, *, dropped: int, connections: int) -> None:
-    """Wait for these statistics."""
-    with trio.fail_after(SOON):
-        while True:
-            found = await hub.statistics()
-            if (found.dropped, found.total_connections) == (dropped, connections):
-                return
-            await trio.sleep(0.01)
+# The hub alone
 
 
-def measured(metrics: Metrics) -> float | None:
-    """What the metrics say of dropped clients."""
-    return metrics.registry.get_sample_value("ticker_stream_clients_dropped_total")
-
-
-async def test_client_cut_by_the_server_is_counted(metrics: Metrics) -> None:
-    """A client that reads nothing is cut long before its queue is full, and counts as dropped."""
-    hub = StreamHub("str_1", metrics, 0)
-    async with serving(hub) as port, await joined(port), await joined(port):
-        await hub.publish(tuple(event(number, 100_000) for number in range(1, 101)))
-        await until(hub, dropped=2, connections=0)
-        assert measured(metrics) == 2
-
-
-async def test_client_that_leaves_is_not_counted(metrics: Metrics) -> None:
-    """Hanging up is no slowness."""
-    hub = StreamHub("str_1", metrics, 0)
-    async with serving(hub) as port:
-        async with await joined(port):
-            assert (await hub.statistics()).total_connections == 1
-        await until(hub, dropped=0, connections=0)
-        assert measured(metrics) == 0
-
-
-async def test_client_without_room_for_a_pong_is_counted(
-    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Pings whose answers are not read drop their sender, and the hub goes on."""
-    monkeypatch.setattr(stream_hub, "CLIENT_QUEUE", 1)
-    hub = StreamHub("str_1", metrics, 0)
-    async with serving(hub) as port, await joined(port) as stream:
-        await hub.publish((event(1, 10_000_000),))
-        with trio.move_on_after(SOON):
-            await stream.send_all(PING * 3)
-        await until(hub, dropped=1, connections=0)
-        assert measured(metrics) == 1
-
-
-async def test_full_queue_drops_the_client_and_no_other(
-    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A client whose queue is full is dropped once, and what comes later is no error."""
-    monkeypatch.setattr(stream_hub, "CLIENT_QUEUE", 2)
-    hub = StreamHub("str_1", metrics, 0)
+async def test_each_client_is_told_what_follows_its_cursor(metrics: Metrics) -> None:
+    """A client is live once it has all that was published; what it has already does not come."""
+    hub = StreamHub(STREAM, metrics)
+    early, late, ahead, other = (OpenSocket() for _ in range(4))
     async with running(hub):
-        slow = await hub.join(ACCOUNT)
-        await hub.publish((event(1),))
-        lively = await hub.join(ACCOUNT)
-        assert slow is not None
-        assert lively is not None
-        await hub.publish((event(2), event(3)))
-        await until(hub, dropped=1, connections=1)
-        await hub.leave(slow)
-        sequences = [msgspec.json.decode(await lively.texts.receive())["sequence"] for _ in "23"]
-        assert sequences == [2, 3]
-        await until(hub, dropped=1, connections=1)
-        assert (slow.dropped, lively.dropped) == (True, False)
-        assert measured(metrics) == 1
+        await hub.start_from(ACCOUNT, 3)
+        await hub.start_from("second", 0)
+        assert await live(hub, Subscription(ACCOUNT, early)) == 3
+        assert await live(hub, Subscription("second", other)) == 0
+        client = Subscription(ACCOUNT, late)
+        assert await hub.join(client) == 3
+        await hub.publish((event(4), event(5)))
+        client.cursor = 4
+        assert await hub.go_live(client) == 5  # it must read the log first
+        client.cursor = 5
+        assert await hub.go_live(client) is None
+        reader = Subscription(ACCOUNT, ahead)
+        assert await hub.join(reader) == 5
+        reader.cursor = 7  # it has read what is committed and not yet published
+        assert await hub.go_live(reader) is None
+        await hub.publish((event(6), event(7), event(8)))
+        await hub.statistics()
+    assert [socket.sequences for socket in (early, late, ahead, other)] == [
+        [4, 5, 6, 7, 8],
+        [6, 7, 8],
+        [8],
+        [],
+    ]
 
 
-async def test_a_client_already_dropped_does_not_end_the_hub(
+async def test_a_slow_client_is_dropped_and_no_other(
     metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event for a client that a pong has just dropped counts it, and nothing fails."""
-    monkeypatch.setattr(stream_hub, "CLIENT_QUEUE", 1)
-    hub = StreamHub("str_1", metrics, 0)
+    """A client whose queue is full is dropped once; the others get everything."""
+    monkeypatch.setattr(subscription, "MOST_FRAMES", 2)
+    hub, socket = StreamHub(STREAM, metrics), OpenSocket()
+    slow = Subscription(ACCOUNT, NarrowSocket())
     async with running(hub):
-        client = await hub.join(ACCOUNT)
-        assert client is not None
-        assert [client.offer(b"pong"), client.offer(b"pong"), client.offer(b"pong")] == [
-            True,
-            False,
-            False,
-        ]
-        await hub.publish((event(1),))
-        await hub.leave(client)
-        await until(hub, dropped=1, connections=0)
-        assert measured(metrics) == 1
+        await live(hub, slow)
+        await live(hub, Subscription(ACCOUNT, socket))
+        await hub.publish(tuple(event(number) for number in range(1, 200)))
+        assert (await hub.statistics()).total_connections == 2  # until its handler has closed it
+        for _ in range(2):
+            await hub.leave(slow)
+        found = await hub.statistics()
+    assert (found.total_connections, found.dropped, found.messages) == (1, 1, 199 + 3)
+    assert measured(metrics, "clients_dropped_total") == 1
+    assert measured(metrics, "connections", account_id=ACCOUNT) == 1
+    assert socket.sequences == list(range(1, 200))
+
+
+async def test_places_are_limited(metrics: Metrics) -> None:
+    """By account and by address; a place is free when its client has left."""
+    hub = StreamHub(STREAM, metrics, StreamLimits(per_account=2, per_address=3))
+    here = [Subscription(ACCOUNT, OpenSocket(), address="10.0.0.1") for _ in range(3)]
+    async with running(hub):
+        assert [await hub.join(client) for client in here] == [0, 0, Full.ACCOUNT]
+        assert await hub.join(Subscription("second", OpenSocket(), address="10.0.0.1")) == 0
+        third = Subscription("third", OpenSocket(), address="10.0.0.1")
+        assert await hub.join(third) is Full.ADDRESS
+        assert await hub.join(Subscription("third", OpenSocket(), address="10.0.0.2")) == 0
+        await hub.leave(here[2])  # it has no place
+        await hub.leave(here[0])
+        assert await hub.join(third) == 0
+        assert await hub.join(here[2]) is Full.ADDRESS
+
+
+async def test_handshakes_are_spread(metrics: Metrics, autojump_clock: MockClock) -> None:
+    """Twice the rate at once, then as many a second as are allowed."""
+    hub = StreamHub(STREAM, metrics, StreamLimits(handshakes_per_second=5))
+
+    async def opened() -> int:
+        answers = [await hub.join(Subscription(ACCOUNT, OpenSocket())) for _ in range(20)]
+        return sum(answer is not Full.RATE for answer in answers)
+
+    async with running(hub):
+        assert await opened() == 10
+        await trio.sleep(1)
+        assert await opened() == 5
+
+
+async def test_open_orders_are_folded(metrics: Metrics) -> None:
+    """From what the store had and every event since; of today, as of the head."""
+    hub = StreamHub(STREAM, metrics)
+    yesterday = order(3, trading_day=TODAY - timedelta(days=1))
+    async with running(hub):
+        await hub.start_from(ACCOUNT, 7, (order(1), order(2, "COMPLETE"), yesterday))
+        await hub.publish(
+            (
+                event(8, order_id="o4", data=msgspec.Raw(b'{"n":4}')),
+                event(9, order_id="o5", data=msgspec.Raw(b'{"n":5}')),
+                event(10, name="order_updated", order_id="o4", data=msgspec.Raw(b'{"n":44}')),
+                event(11, name="order_cancelled", order_id="o5"),
+                event(12, name="task_status", order_id="o6"),
+                event(13, name="order_placed", order_id="o1", data=msgspec.Raw(b'{"n":1}')),
+            )
+        )
+        found = await hub.snapshot(ACCOUNT, TODAY)
+        assert found.head == 13
+        assert [bytes(each) for each in found.orders] == [b'{"n":1}', b'{"n":44}']
+        tomorrow = await hub.snapshot(ACCOUNT, TODAY + timedelta(days=1))
+        assert tomorrow.orders == ()

@@ -188,7 +188,7 @@ class Bench:
 async def at_work(outbox: MemoryOutbox, poster: FakePoster | None = None) -> AsyncGenerator[Bench]:
     """Run a dispatcher on this outbox; at the end let it drain."""
     poster, wakeup, clock, metrics = poster or FakePoster(), Wakeup(), TrioClock(), Metrics()
-    hub = StreamHub("str_test", metrics, 0)
+    hub = StreamHub("str_test", metrics)
     persistence = PersistenceActor(outbox, hub, wakeup, clock, metrics)
     dispatcher = WebhookDispatcher(outbox, persistence, poster, wakeup, clock, middle, metrics)
     async with running(persistence, drain=1), running(dispatcher, drain=6):
@@ -517,7 +517,7 @@ async def service(path: Path, clock: HandClock, drain: float = 6) -> AsyncGenera
         )
         await store.claim("primary", "test")
         hub = await stack.enter_async_context(
-            running(StreamHub(store.installation.stream, metrics, 0), drain=1)
+            running(StreamHub(store.installation.stream, metrics), drain=1)
         )
         persistence = await stack.enter_async_context(
             running(PersistenceActor(store, hub, wakeup, clock, metrics), drain=1)

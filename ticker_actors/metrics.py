@@ -89,7 +89,18 @@ class Metrics:
         )
         self.stream_messages = Counter(
             "ticker_stream_messages",
-            "Messages put in the queue of a stream client",
+            "Events given to stream clients as they were published",
+            registry=registry,
+        )
+        self.stream_resumes = Counter(
+            "ticker_stream_starts",
+            "Streams that went live: fresh, resumed without a loss, or after a gap",
+            ["status"],
+            registry=registry,
+        )
+        self.stream_replayed = Counter(
+            "ticker_stream_replayed",
+            "Events sent again from the log to clients that resumed",
             registry=registry,
         )
         self.stream_dropped = Counter(

@@ -102,7 +102,7 @@ async def serve(
         uncollected() as started,
         opened(brokers, settings, accounts, clock, chance) as trading,
         running(
-            StreamHub(store.installation.stream, metrics, settings.stream_connections_per_account),
+            StreamHub(store.installation.stream, metrics, settings.stream_limits),
             drain=QUICK_DRAIN_SECONDS,
         ) as hub,
         running(

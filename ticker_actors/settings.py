@@ -26,7 +26,7 @@ from ticker_actors.account_settings import (
 )
 from ticker_actors.log import LogFormat, LogLevel
 from ticker_actors.model import database
-from ticker_actors.model.limits import Limits
+from ticker_actors.model.limits import Limits, StreamLimits
 from ticker_actors.model.orders import Exchange, Product
 from ticker_actors.model.risk import RiskLimits
 from ticker_actors.model.schedule import Schedule
@@ -115,6 +115,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     webhook_allow_private: bool | None = None
     """Whether webhooks may go to private addresses. Default: only when bound to loopback."""
     stream_connections_per_account: _Count = 20
+    stream_connections_per_address: _Count = 50
+    """Of all accounts: a page that leaks connections must not take everybody's."""
+    stream_handshakes_per_second: _Count = 100
+    """A tenth of what a slow core can do: so that a storm of reconnections delays no order."""
     log_level: LogLevel = "info"
     log_format: LogFormat = "auto"
 
@@ -181,6 +185,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             products=self.allowed_products or None,
             price_band=self.price_band_percent,
             orders_a_day=self.max_orders_a_day,
+        )
+
+    @property
+    def stream_limits(self) -> StreamLimits:
+        """How many streams there may be."""
+        return StreamLimits(
+            per_account=self.stream_connections_per_account,
+            per_address=self.stream_connections_per_address,
+            handshakes_per_second=self.stream_handshakes_per_second,
         )
 
     def beside_database(self, name: str) -> Path:

@@ -8,12 +8,14 @@ its standard input (`folder`, `log`, `fault` or none, `copy`, `settings`): a pro
 which runs the same command line (as a copy of `copies.py`), without the second that imports take.
 """
 
+import itertools
 import json
 import os
 import signal
 import sys
 import traceback
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
@@ -22,26 +24,40 @@ import trio
 
 from tests.bare_portfolio import BarePortfolio
 from tests.service import copies
-from ticker_actors import log
+from ticker_actors import log, service
 from ticker_actors.actors.ports import Broker
+from ticker_actors.actors.stream_hub import StreamHub
 from ticker_actors.brokers.paper import open_paper
+from ticker_actors.model.events import Event
 from ticker_actors.model.orders import OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import (
     ChangeOutcome,
+    FeedBack,
     FeedItem,
     OrderBook,
     PlaceOutcome,
     Unreadable,
 )
 from ticker_actors.service import Address, SystemClock, serve
-from ticker_actors.settings import load
+from ticker_actors.settings import PRIMARY, load
 
 DOOMED = "DOOMED"
+CHATTERING = (PRIMARY, "second", "third", "fourth")
+"""Accounts of a service that chatters: the commits of several go together."""
+PADDING = "x" * 700
+"""So that an event takes about 1.2 KB, and a slow client soon shows."""
+CHATTER, CHATTER_PAUSE = 50, 0.02
+"""So many updates of each order, and then a pause in seconds."""
 
 
 def die() -> None:
     """`kill -9`, by its own hand."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def there(name: str) -> bool:
+    """Whether a file is there by which the test speaks."""
+    return Path(name).exists()
 
 
 async def acknowledged() -> None:
@@ -142,6 +158,29 @@ class HasABug(FaultyBroker):
         return outcome
 
 
+class Chatters(FaultyBroker):
+    """Its feed tells of every resting order without end: a change each time."""
+
+    async def updates(self) -> AsyncIterator[FeedItem]:
+        yield FeedBack()
+        for tick in itertools.count():
+            book = await self._broker.orders()
+            assert isinstance(book, OrderBook)
+            for row in book.orders:
+                for turn in range(0 if there("quiet") else CHATTER):
+                    yield msgspec.structs.replace(row, status_message=f"{tick}.{turn} {PADDING}")
+            await trio.sleep(CHATTER_PAUSE)
+
+
+class DiesBeforeItTells(StreamHub):
+    """Dies with events that are committed and not published, once the file `kill` is there."""
+
+    async def publish(self, events: tuple[Event, ...]) -> None:
+        if there("kill"):
+            die()
+        await super().publish(events)
+
+
 FAULTS: dict[str, Callable[[Broker], FaultyBroker]] = {
     fault.__name__: fault for fault in FaultyBroker.__subclasses__()
 }
@@ -152,16 +191,23 @@ async def run(fault: str) -> None:
     settings = load(os.environ)
     log.configure(settings.log_level, settings.log_format)
     clock = SystemClock()
-    async with (
-        open_paper(
-            settings.paper_path,
-            funds=settings.paper_funds,
-            clock=clock,
-            seed=str(settings.paper_seed),
-        ) as paper,
-        trio.open_nursery() as nursery,
-    ):
-        brokers = {"primary": FAULTS[fault](paper)}
+    accounts = CHATTERING if fault == Chatters.__name__ else (PRIMARY,)
+    if fault == Chatters.__name__:
+        vars(service)["StreamHub"] = DiesBeforeItTells  # the name by which it makes its hub
+    async with AsyncExitStack() as papers:
+        brokers = {}
+        for account in accounts:
+            own = settings.paper_path
+            paper = await papers.enter_async_context(
+                open_paper(
+                    own if account == PRIMARY else own.with_name(f"{account}.paper.db"),
+                    funds=settings.paper_funds,
+                    clock=clock,
+                    seed=str(settings.paper_seed),
+                )
+            )
+            brokers[account] = FAULTS[fault](paper)
+        nursery = await papers.enter_async_context(trio.open_nursery())
         address: Address = await nursery.start(partial(serve, settings, (), brokers=brokers))
         print(f"health {address.url}/health", flush=True)  # noqa: T201  # as the banner says it
 

@@ -29,6 +29,8 @@ PATHS = [
     ("POST", "/orders"),
     ("POST", "/advanced/batch-orders"),
     ("POST", "/advanced/webhooks"),
+    ("POST", "/advanced/ws/tickets"),
+    ("GET", "/advanced/orders/primary/events"),
     ("POST", "/tasks/task_1/cancel"),
     ("PUT", "/orders/1"),
     ("DELETE", "/orders/1"),
@@ -179,3 +181,28 @@ def test_banner_shows_no_key(fork: Fork, tmp_path: Path) -> None:
     text = fork(API_KEY=KEY).text
     assert re.search(r'-H "X-API-Key: \$API_KEY"', text)
     assert KEY not in text
+
+
+def test_a_ticket_opens_a_stream_once(locked: Hatched) -> None:
+    """A page gets it with its key, and connects without; no second time, and to nothing else."""
+    headers = {"X-API-Key": KEY, "Origin": PAGE}
+    answer = locked.http.post("/advanced/ws/tickets", headers=headers, json={})
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (201, "no-store")
+    issued = answer.json()
+    assert {"account_id": "primary", "expires_in": 60.0}.items() <= issued.items()
+    url = f"{locked.stream_url}?ticket={issued['ticket']}"
+    with connect(url, additional_headers={"Origin": PAGE}) as stream:
+        assert json.loads(stream.recv(SOON))["type"] == "connected"
+    for target, status in ((url, 401), (f"{url}&token={KEY}", 401), (locked.stream_url, 401)):
+        with pytest.raises(InvalidStatus) as refused, connect(target):
+            pass
+        assert refused.value.response.status_code == status
+    other = locked.http.post("/advanced/ws/tickets", headers=headers, json={}).json()["ticket"]
+    elsewhere = locked.stream_url.replace("primary", "second") + f"?ticket={other}"
+    with pytest.raises(InvalidStatus) as refused, connect(elsewhere):
+        pass
+    assert refused.value.response.status_code == 403
+    for body, status in (({"account_id": "second"}, 422), ({"account": "primary"}, 422)):
+        answer = locked.http.post("/advanced/ws/tickets", headers=headers, json=body)
+        assert answer.status_code == status
+    assert issued["ticket"] not in locked.text

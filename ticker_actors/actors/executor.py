@@ -251,7 +251,7 @@ class ExecutorActor:
 
     async def _recover(self, lane: Lane, nursery: trio.Nursery) -> None:
         found = await self._reads.recover(lane.account_id, self._clock.now())
-        await self._hub.start_from(lane.account_id, found.head_sequence)
+        await self._hub.start_from(lane.account_id, found.head_sequence, found.orders)
         lane.start(found, nursery)
 
     async def _read(self, mailbox: Mailbox[Any], nursery: trio.Nursery) -> None:

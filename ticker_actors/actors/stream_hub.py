@@ -1,139 +1,112 @@
 """The StreamHub: committed events out to the WebSocket clients of their account.
 
-The hub never waits for a client. Each client has a bounded queue of ready texts; one that does not
-keep up is dropped with the sequence it got to, and nobody else notices.
+The hub never waits for a client. An event becomes one frame, whoever listens, and goes straight to
+each socket; what a socket does not take waits at its own `Subscription`. A client first takes a
+place (`join`), is sent by its handler what it has missed, and becomes live (`go_live`) once it has
+all that was published: so nothing falls between, and nothing comes twice.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import date
 
 import trio
 
-from ticker_actors.mailbox import Mailbox, Request
+from ticker_actors.actors.open_orders import OpenOrders
+from ticker_actors.actors.stream_requests import (
+    Full,
+    GetStatistics,
+    GoLive,
+    HubMessage,
+    Join,
+    Leave,
+    Publish,
+    Snapshot,
+    StartFrom,
+    Statistics,
+    TakeSnapshot,
+    Watch,
+    Watched,
+)
+from ticker_actors.actors.subscription import Subscription
+from ticker_actors.mailbox import Mailbox
 from ticker_actors.metrics import Metrics
-from ticker_actors.model.events import Event, stream_message
+from ticker_actors.model.events import ORDER_EVENTS, Event, stream_message
+from ticker_actors.model.frames import text_frame
+from ticker_actors.model.limits import StreamLimits
+from ticker_actors.model.orders import OrderView
+from ticker_actors.model.stream_messages import CloseCode
 
 MAILBOX_SIZE = 100
 """Groups of events; persistence waits for room, which the hub always makes at once."""
-CLIENT_QUEUE = 1000
-"""Texts of about 500 bytes that may wait for one client before it counts as slow."""
-
-
-@dataclass(eq=False, slots=True)
-class Subscription:
-    """One client's place at the hub. Iterate `texts`; they end when it was dropped for slowness."""
-
-    account_id: str
-    texts: trio.MemoryReceiveChannel[bytes]
-    _send: trio.MemorySendChannel[bytes]
-    sequence: int
-    """The head of the account's log when it joined: what comes is after it."""
-    dropped: bool = False
-    """Whether it did not keep up: its texts had no more room, or its socket took none."""
-
-    def offer(self, text: bytes) -> bool:
-        """Queue a text; False when there is no room, and the client must go."""
-        try:
-            self._send.send_nowait(text)
-        except trio.WouldBlock:
-            self.dropped = True
-            self._send.close()
-            return False
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return False  # it has ended before, and is about to leave
-        return True
-
-    def end(self) -> None:
-        """No more texts will come."""
-        self._send.close()
-
-
-@dataclass(frozen=True, slots=True)
-class StartFrom:
-    """An account's log stands here."""
-
-    account_id: str
-    head: int
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """These events are durable: tell whoever listens."""
-
-    events: tuple[Event, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Join(Request[Subscription | None]):
-    """A client wants an account's events from here on. None when the account has no more room."""
-
-    account_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """A client is gone."""
-
-    subscription: Subscription
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What `GET /advanced/ws/stats` shows."""
-
-    total_connections: int
-    accounts: Mapping[str, int]
-    messages: int
-    dropped: int
-
-
-@dataclass(frozen=True, slots=True)
-class GetStatistics(Request[Statistics]):
-    """How many listen."""
+PUSHES_A_TURN = 64
+"""Some 0.2 ms; then other tasks have their turn."""
 
 
 @dataclass(slots=True)
 class _Account:
-    head: int
-    clients: set[Subscription] = field(default_factory=set)
-
-
-HubMessage = StartFrom | Publish | Join | Leave | GetStatistics
+    head: int = 0
+    orders: OpenOrders = field(default_factory=OpenOrders)
+    places: set[Subscription] = field(default_factory=set)
+    live: set[Subscription] = field(default_factory=set)
+    moved: trio.Event = field(default_factory=trio.Event)
 
 
 class StreamHub:
     """Hands each committed event to every client of its account, in sequence."""
 
-    def __init__(self, stream: str, metrics: Metrics, most_clients: int) -> None:
-        """`most_clients`: connections an account may have; 0 for no limit."""
+    def __init__(
+        self,
+        stream: str,
+        metrics: Metrics,
+        limits: StreamLimits = StreamLimits(),  # noqa: B008  # frozen
+    ) -> None:
         self.stream = stream
         self._metrics = metrics
-        self._most_clients = most_clients
+        self._limits = limits
         self._mailbox = Mailbox[HubMessage](MAILBOX_SIZE)
         self._accounts: dict[str, _Account] = {}
-        self._messages = 0
-        self._dropped = 0
+        self._addresses: Counter[str] = Counter()
+        self._handshakes = 2.0 * limits.handshakes_per_second
+        self._last_handshake = -float("inf")
+        self._counts: Counter[str] = Counter()
+        self._pushes = 0
 
     @property
     def mailboxes(self) -> tuple[Mailbox[HubMessage], ...]:
         """Its one mailbox."""
         return (self._mailbox,)
 
-    async def start_from(self, account_id: str, head: int) -> None:
+    async def start_from(
+        self, account_id: str, head: int, orders: tuple[OrderView, ...] = ()
+    ) -> None:
         """Tell where an account's log stands, before anything of it is published."""
-        await self._mailbox.tell(StartFrom(account_id, head))
+        await self._mailbox.tell(StartFrom(account_id, head, orders))
 
     async def publish(self, events: tuple[Event, ...]) -> None:
         """Tell of committed events, in sequence."""
         await self._mailbox.tell(Publish(events))
 
-    async def join(self, account_id: str) -> Subscription | None:
-        """A place for one more client, or None when the account has no more."""
-        return await self._mailbox.ask(Join(account_id))
+    async def join(self, subscription: Subscription) -> int | Full:
+        """A place for one more client, and the head of its account's log."""
+        return await self._mailbox.ask(Join(subscription))
+
+    async def go_live(self, subscription: Subscription) -> int | None:
+        """Tell it all that follows its cursor; or the head that its cursor must reach before."""
+        return await self._mailbox.ask(GoLive(subscription))
 
     async def leave(self, subscription: Subscription) -> None:
         """Give the place back."""
         await self._mailbox.tell(Leave(subscription))
+
+    async def watch(self, account_id: str) -> Watched:
+        """Where an account's log stands: everything up to there is durable."""
+        return await self._mailbox.ask(Watch(account_id))
+
+    async def snapshot(self, account_id: str, today: date) -> Snapshot:
+        """The orders of an account that are open, as of the head of its log."""
+        return await self._mailbox.ask(TakeSnapshot(account_id, today))
 
     async def statistics(self) -> Statistics:
         """How many listen."""
@@ -145,56 +118,115 @@ class StreamHub:
         async for message, reply in self._mailbox:
             with reply:
                 match message:
-                    case StartFrom(account_id=account_id, head=head):
-                        self._account(account_id).head = head
+                    case StartFrom(account_id=account_id, head=head, orders=orders):
+                        account = self._account(account_id)
+                        account.head, account.orders = head, OpenOrders(orders)
                     case Publish(events=events):
-                        for event in events:
-                            self._tell(event)
-                    case Join(account_id=account_id):
-                        reply(self._join(account_id))
+                        await self._publish(events)
+                    case Join(subscription=subscription):
+                        reply(self._join(subscription))
+                    case GoLive(subscription=subscription):
+                        reply(self._go_live(subscription))
                     case Leave(subscription=subscription):
                         self._leave(subscription)
+                    case Watch(account_id=account_id):
+                        account = self._account(account_id)
+                        reply(Watched(account.head, account.moved))
+                    case TakeSnapshot(account_id=account_id, today=today):
+                        account = self._account(account_id)
+                        reply(Snapshot(account.head, account.orders.of(today)))
                     case GetStatistics():
                         reply(self._statistics())
 
     def _account(self, account_id: str) -> _Account:
-        return self._accounts.setdefault(account_id, _Account(head=0))
+        return self._accounts.setdefault(account_id, _Account())
 
-    def _tell(self, event: Event) -> None:
-        account = self._account(event.account_id)
-        account.head = event.sequence
-        if not account.clients:
-            return
-        text = stream_message(event, self.stream)  # encoded once, however many listen
-        for client in tuple(account.clients):
-            if client.offer(text):
-                self._messages += 1
-            else:
-                self._leave(client)
-        self._metrics.stream_messages.inc(len(account.clients))
+    async def _publish(self, events: Iterable[Event]) -> None:
+        moved: dict[str, _Account] = {}
+        for event in events:
+            account = moved[event.account_id] = self._account(event.account_id)
+            account.head = event.sequence
+            account.orders.fold(event)
+            if account.live:
+                await self._tell(account, event)
+        for account in moved.values():
+            account.moved.set()
+            account.moved = trio.Event()
 
-    def _join(self, account_id: str) -> Subscription | None:
-        account = self._account(account_id)
-        if self._most_clients and len(account.clients) >= self._most_clients:
-            return None
-        send, receive = trio.open_memory_channel[bytes](CLIENT_QUEUE)
-        subscription = Subscription(account_id, receive, send, account.head)
-        account.clients.add(subscription)
-        self._metrics.stream_connections.labels(account_id).set(len(account.clients))
-        return subscription
+    async def _tell(self, account: _Account, event: Event) -> None:
+        """One frame for all. Only this task changes who is live, so it may yield in between."""
+        frame = text_frame(stream_message(event, self.stream))
+        order_id = event.order_id if event.event in ORDER_EVENTS else None
+        ended = []
+        for client in account.live:
+            if not client.tell(event.sequence, frame, order_id):
+                ended.append(client)
+            self._pushes += 1
+            if not self._pushes % PUSHES_A_TURN:
+                await trio.lowlevel.checkpoint()
+        told = len(account.live) - len(ended)
+        self._counts["messages"] += told
+        self._metrics.stream_messages.inc(told)
+        account.live.difference_update(ended)
+
+    def _join(self, subscription: Subscription) -> int | Full:
+        account, limits = self._account(subscription.account_id), self._limits
+        if limits.handshakes_per_second and not self._take_handshake(limits.handshakes_per_second):
+            return Full.RATE
+        if limits.per_account and len(account.places) >= limits.per_account:
+            return Full.ACCOUNT
+        if limits.per_address and self._addresses[subscription.address] >= limits.per_address:
+            return Full.ADDRESS
+        account.places.add(subscription)
+        self._addresses[subscription.address] += 1
+        self._metrics.stream_connections.labels(subscription.account_id).set(len(account.places))
+        return account.head
+
+    def _take_handshake(self, rate: int) -> bool:
+        now = trio.current_time()
+        earned = (now - self._last_handshake) * rate
+        self._handshakes = min(2.0 * rate, self._handshakes + earned)
+        self._last_handshake = now
+        if self._handshakes < 1:
+            return False
+        self._handshakes -= 1
+        return True
+
+    def _go_live(self, subscription: Subscription) -> int | None:
+        account = self._account(subscription.account_id)
+        if subscription.cursor < account.head:
+            return account.head
+        if subscription in account.places:  # else it has left meanwhile
+            account.live.add(subscription)
+            self._counts[subscription.status] += 1
+            self._counts["replayed"] += subscription.replayed
+            self._metrics.stream_resumes.labels(subscription.status).inc()
+            self._metrics.stream_replayed.inc(subscription.replayed)
+        return None
 
     def _leave(self, subscription: Subscription) -> None:
         account = self._account(subscription.account_id)
-        if subscription in account.clients:
-            account.clients.remove(subscription)
-            subscription.end()
-            if subscription.dropped:
-                self._dropped += 1
-                self._metrics.stream_dropped.inc()
-            self._metrics.stream_connections.labels(subscription.account_id).set(
-                len(account.clients)
-            )
+        if subscription not in account.places:
+            return
+        account.places.remove(subscription)
+        account.live.discard(subscription)
+        self._addresses[subscription.address] -= 1
+        if not self._addresses[subscription.address]:
+            del self._addresses[subscription.address]
+        if subscription.code is CloseCode.SLOW:
+            self._counts["dropped"] += 1
+            self._metrics.stream_dropped.inc()
+        self._metrics.stream_connections.labels(subscription.account_id).set(len(account.places))
 
     def _statistics(self) -> Statistics:
-        accounts = {name: len(account.clients) for name, account in self._accounts.items()}
-        return Statistics(sum(accounts.values()), accounts, self._messages, self._dropped)
+        accounts = {name: len(account.places) for name, account in self._accounts.items()}
+        counts = self._counts
+        return Statistics(
+            total_connections=sum(accounts.values()),
+            accounts=accounts,
+            messages=counts["messages"],
+            dropped=counts["dropped"],
+            resumed=counts["resumed"],
+            gaps=counts["gap"],
+            replayed=counts["replayed"],
+        )

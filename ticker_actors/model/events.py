@@ -39,6 +39,11 @@ _ENDINGS: dict[str, EventName] = {
     "REJECTED": "order_rejected",
 }
 
+ENDINGS = frozenset(_ENDINGS.values())
+"""Events after which an order changes no more."""
+ORDER_EVENTS = frozenset({"order_placed", "order_updated", *ENDINGS})
+"""Events that tell a whole order: a later one replaces those before it."""
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of an account's event log. Its transaction gives it its `sequence`."""
@@ -178,21 +183,25 @@ def of_view(old: BrokerOrder | None, new: BrokerOrder) -> tuple[EventName, ...]:
     return placed if changed is None else (*placed, changed)
 
 
-def stream_message(event: Event, stream: str) -> bytes:
-    """The WebSocket text of an event: the mission document's keys first, then ours."""
-    return msgspec.json.encode(
-        {
-            "type": "order_update",
-            "account_id": event.account_id,
-            "data": event.data,
-            "timestamp": iso(event.created_at),
-            "sequence": event.sequence,
-            "stream": stream,
-            "event_id": event.event_id,
-            "event": event.event,
-            "order_version": event.order_version,
-        }
-    )
+def stream_message(event: Event, stream: str, *, replayed: bool = False) -> bytes:
+    """The WebSocket text of an event: the mission document's keys first, then ours.
+
+    `replayed`: it is told again, from the log.
+    """
+    message = {
+        "type": "order_update",
+        "account_id": event.account_id,
+        "data": event.data,
+        "timestamp": iso(event.created_at),
+        "sequence": event.sequence,
+        "stream": stream,
+        "event_id": event.event_id,
+        "event": event.event,
+        "order_version": event.order_version,
+    }
+    if replayed:
+        message["replayed"] = True
+    return msgspec.json.encode(message)
 
 
 def webhook_body(event: Event, stream: str) -> bytes:

@@ -55,6 +55,16 @@ def base36(number: int, length: int) -> str:
     return _digits(number, _BASE36, length)
 
 
+def ticket(chance: Chance) -> str:
+    """What opens one stream once: 160 bits that nobody guesses."""
+    return f"tkt_{_digits(chance(160), _CROCKFORD, 32)}"
+
+
+def connection(chance: Chance) -> str:
+    """The name of one connection, for logs on both sides."""
+    return f"con_{_digits(chance(80), _CROCKFORD, 16)}"
+
+
 def stream(chance: Chance) -> str:
     """The name of one event log, made with its database: sequences of another mean nothing here."""
     return f"str_{_digits(chance(80), _CROCKFORD, 16)}"

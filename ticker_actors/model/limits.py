@@ -131,3 +131,13 @@ def _seconds_left(now: Moment) -> float:
     """Until the trading day ends."""
     tomorrow = datetime.combine(trading_day(now.at) + timedelta(days=1), time(), IST)
     return (tomorrow - now.at).total_seconds()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamLimits:
+    """How many streams there may be; 0 is no limit."""
+
+    per_account: int = 0
+    per_address: int = 0
+    handshakes_per_second: int = 0
+    """Each costs the CPU of 300 messages; twice as many may come at once."""

@@ -196,6 +196,23 @@ class Store(ABC):
         sql = "SELECT * FROM order_events WHERE account_id = $1 AND order_id = $2 ORDER BY sequence"
         return [rows.to_event(row) for row in await self._rows(sql, account_id, order_id)]
 
+    async def events(self, account_id: str, since: int, limit: int) -> list[Event]:
+        """The account's events after a sequence, in order, at most `limit`.
+
+        Retention deletes the oldest: the first one found need not be the next one.
+        """
+        sql = (
+            "SELECT * FROM order_events WHERE account_id = $1 AND sequence > $2 "
+            "ORDER BY sequence LIMIT $3"
+        )
+        return [rows.to_event(row) for row in await self._rows(sql, account_id, since, limit)]
+
+    async def oldest_event(self, account_id: str) -> int | None:
+        """The first sequence of the account that is still kept, or None."""
+        sql = "SELECT MIN(sequence) AS oldest FROM order_events WHERE account_id = $1"
+        (row,) = await self._rows(sql, account_id)
+        return None if row["oldest"] is None else int(row["oldest"])
+
     async def webhooks(self, account_id: str | None) -> list[Webhook]:
         """Subscriptions that are not deleted, oldest first."""
         return await self._all(

@@ -4,12 +4,12 @@ from http import HTTPStatus
 
 import structlog
 import trio
-from quart import Response, g, request, websocket
+from quart import Response, g, has_request_context, request, websocket
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from ticker_actors.mailbox import Busy, Stopped
-from ticker_actors.web import accounts, batches, operating, stream, tasks, webhooks
+from ticker_actors.web import accounts, batches, events, operating, stream, tasks, tickets, webhooks
 from ticker_actors.web.arrival import hang_up_unless_arrived
 from ticker_actors.web.doors import Doors
 from ticker_actors.web.parts import Parts
@@ -34,13 +34,16 @@ def create_app(parts: Parts) -> QuartTrio:
     app = QuartTrio(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.url_map.strict_slashes = False
-    doors = Doors(parts.settings)
+    issued = tickets.Tickets()
+    doors = Doors(parts.settings, issued)
     for routes in (
         tasks.blueprint(parts),
         batches.blueprint(parts),
         webhooks.blueprint(parts),
         accounts.blueprint(parts),
+        events.blueprint(parts),
         stream.blueprint(parts),
+        tickets.blueprint(parts, issued),
         operating.blueprint(parts, doors),
     ):
         app.register_blueprint(routes)
@@ -93,7 +96,9 @@ def answer_errors(app: QuartTrio) -> None:
     @app.errorhandler(HTTPException)
     async def http(error: HTTPException) -> Response:
         status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
-        detail = _WORDS.get(status, error.description or status.phrase).format(request=request)
+        detail = _WORDS.get(status, error.description or status.phrase).format(
+            request=request if has_request_context() else websocket
+        )
         response = Problem(status, detail).response()
         for name, value in error.get_headers():
             if name.lower() not in {"content-type", "content-length"}:
@@ -102,6 +107,7 @@ def answer_errors(app: QuartTrio) -> None:
 
     @app.errorhandler(Exception)
     async def bug(error: Exception) -> Response:
-        _log.error("request failed", path=request.path, exc_info=error)
+        path = request.path if has_request_context() else websocket.path
+        _log.error("request failed", path=path, exc_info=error)
         detail = "This is a bug of the service; its log tells more."
         return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail).response()

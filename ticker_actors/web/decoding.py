@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 from quart import request
+from werkzeug.datastructures import MultiDict
 
 from ticker_actors.model.orders import PRINTABLE, FieldProblem
 from ticker_actors.model.validation import complaint, hints, order_conflicts, problems
@@ -63,16 +64,20 @@ def idempotency_key() -> str | None:
     return key
 
 
-def query(kind: type[T]) -> T:
-    """The query string as a struct. Text is all that a URL can hold, so here "5" means 5."""
+def query(kind: type[T], args: MultiDict[str, str] | None = None) -> T:
+    """The query string as a struct. Text is all that a URL can hold, so here "5" means 5.
+
+    `args`: those of a WebSocket, which is no request.
+    """
     errors: list[FieldProblem] = []
     kinds, found = hints(kind), {}
-    for name in request.args:
+    args = request.args if args is None else args
+    for name in args:
         if name not in kinds:
             errors.append((name, "is not a parameter of this request"))
             continue
         try:
-            found[name] = msgspec.convert(request.args[name], kinds[name], strict=False)
+            found[name] = msgspec.convert(args[name], kinds[name], strict=False)
         except msgspec.ValidationError as error:
             errors.append((name, complaint(error, kinds[name])))
     if errors:

@@ -15,6 +15,7 @@ from quart import Request, Response, Websocket
 
 from ticker_actors.settings import Settings
 from ticker_actors.web.problems import Problem
+from ticker_actors.web.tickets import Tickets
 
 OPEN_PATHS = frozenset({"/health"})
 """Load balancers ask without a key; they get the status without the details."""
@@ -28,7 +29,8 @@ _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 class Doors:
     """Judges every request and every WebSocket before anything else sees it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tickets: Tickets) -> None:
+        self._tickets = tickets
         self._key = None if settings.api_key is None else _digest(settings.api_key)
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
         self._origins = frozenset(origin.lower() for origin in settings.allowed_origins)
@@ -39,6 +41,9 @@ class Doors:
             return
         self._check_host(request)
         self._check_origin(request)
+        if isinstance(request, Websocket) and "ticket" in request.args:
+            self._check_ticket(request)
+            return
         asks_first = isinstance(request, Request) and self.preflight(request) is not None
         if not asks_first and request.path not in OPEN_PATHS and not self.holds_key(request):
             raise Problem(
@@ -86,6 +91,16 @@ class Doors:
                 "Access-Control-Max-Age": "600",
             },
         )
+
+    def _check_ticket(self, request: Websocket) -> None:
+        account_id = self._tickets.redeem(request.args["ticket"])
+        if account_id is None:
+            raise Problem(
+                HTTPStatus.UNAUTHORIZED,
+                "This ticket is unknown, used or too old: POST /advanced/ws/tickets gives another.",
+            )
+        if (request.view_args or {}).get("account_id") != account_id:
+            raise Problem(HTTPStatus.FORBIDDEN, "This ticket is for another account's stream.")
 
     def _check_host(self, request: Request | Websocket) -> None:
         if self._key is not None:

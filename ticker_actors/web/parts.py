@@ -72,6 +72,14 @@ class Tables(Protocol):
         """What was told of one order, in order."""
         ...
 
+    async def events(self, account_id: str, since: int, limit: int) -> list[Event]:
+        """The account's events after a sequence, in order; the oldest may have been deleted."""
+        ...
+
+    async def oldest_event(self, account_id: str) -> int | None:
+        """The first sequence of the account that is still kept, or None."""
+        ...
+
     async def webhooks(self, account_id: str | None) -> list[Webhook]:
         """Subscriptions that are not deleted."""
         ...

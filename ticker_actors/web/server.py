@@ -130,7 +130,9 @@ class Connection(TCPServer):
     ) -> None:
         super().__init__(app, config, context, state, stream)  # type: ignore[arg-type]  # as above
         self.did_not_read = False
-        """Whether it was cut because the client took no byte for `send_timeout`."""
+        """Whether it was cut because the client took no byte in time."""
+        self.patience = config.send_timeout
+        """A client that takes no byte for this many seconds is cut."""
         self._scope = trio.CancelScope()
         self._open = True
         self._unsent = bytearray()
@@ -185,6 +187,22 @@ class Connection(TCPServer):
                 self._task_group.spawn(self._flush)
         return len(self._unsent)
 
+    def push_frame(self, frame: bytes) -> int:
+        """Push a ready-made frame, unless the WebSocket is closing: its close frame is the last."""
+        websocket = self._http.websocket
+        if websocket is None or websocket.connection.state is not Handshaken.OPEN:
+            return 0
+        return self.push(frame)
+
+    @property
+    def unsent(self) -> int:
+        """The bytes that still wait in memory."""
+        return len(self._unsent)
+
+    async def wait_sent(self) -> None:
+        """Wait until no byte waits in memory, or the connection has ended."""
+        await self._sent.wait()
+
     def kill(self) -> None:
         """End the connection now, with whatever runs in it."""
         self._open = False
@@ -212,7 +230,7 @@ class Connection(TCPServer):
 
     async def _flush(self) -> None:
         while self._unsent:
-            with trio.move_on_after(self.config.send_timeout) as waiting:
+            with trio.move_on_after(self.patience) as waiting:
                 await trio.lowlevel.wait_writable(self.stream.socket)
             if waiting.cancelled_caught:
                 self.did_not_read = True

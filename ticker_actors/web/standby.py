@@ -15,6 +15,7 @@ from ticker_actors.web.doors import Doors
 from ticker_actors.web.problems import Problem
 from ticker_actors.web.server import serve_app
 from ticker_actors.web.tasks import as_json
+from ticker_actors.web.tickets import Tickets
 
 RETRY_SECONDS = 5
 """A client may come back then; the first copy has a lease of 15 s."""
@@ -26,7 +27,7 @@ _log = structlog.get_logger(__name__)
 def create_standby(settings: Settings) -> QuartTrio:
     """The application of a standby: it is healthy, and refuses everything else."""
     app = QuartTrio(__name__)
-    doors = Doors(settings)
+    doors = Doors(settings, Tickets())
     answer_errors(app)
 
     @app.before_request

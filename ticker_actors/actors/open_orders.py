@@ -1,0 +1,41 @@
+"""The open orders of an account, folded from the events that were published.
+
+So a snapshot is of one moment of the log, and costs the store nothing.
+"""
+
+from collections.abc import Iterable
+from datetime import date
+
+import msgspec
+
+from ticker_actors.model.calendar import trading_day
+from ticker_actors.model.events import ENDINGS, ORDER_EVENTS, Event
+from ticker_actors.model.orders import OrderView
+
+
+class OpenOrders:
+    """By order id, oldest first: the order as its last event told it."""
+
+    def __init__(self, views: Iterable[OrderView] = ()) -> None:
+        """`views`: what the store knew when the log stood at its head."""
+        self._orders = {
+            view.order.order_id: (view.trading_day, msgspec.Raw(msgspec.json.encode(view.data())))
+            for view in views
+            if not view.order.terminal
+        }
+
+    def fold(self, event: Event) -> None:
+        """Take up an event that is being published."""
+        if event.order_id is None or event.event not in ORDER_EVENTS:
+            return
+        if event.event in ENDINGS:
+            self._orders.pop(event.order_id, None)
+            return
+        day, _ = self._orders.get(event.order_id, (trading_day(event.created_at), None))
+        self._orders[event.order_id] = (day, event.data)
+
+    def of(self, today: date) -> tuple[msgspec.Raw, ...]:
+        """Those first seen today: no order outlives its day, though some end untold."""
+        for order_id in [name for name, (day, _) in self._orders.items() if day < today]:
+            del self._orders[order_id]
+        return tuple(data for _, data in self._orders.values())
