@@ -170,3 +170,27 @@ async def test_open_orders_are_folded(metrics: Metrics) -> None:
         assert [bytes(each) for each in found.orders] == [b'{"n":1}', b'{"n":44}']
         tomorrow = await hub.snapshot(ACCOUNT, TODAY + timedelta(days=1))
         assert tomorrow.orders == ()
+
+
+async def test_a_correction_of_an_ended_order_does_not_open_it(metrics: Metrics) -> None:
+    """The book may know a price better than the feed did: an update, and yet it is over."""
+    hub = StreamHub(STREAM, metrics)
+    complete = order(1, "COMPLETE").data()
+    corrected = msgspec.Raw(msgspec.json.encode({**complete, "average_price": 100.05}))
+    async with running(hub):
+        await hub.start_from(ACCOUNT, 0, (order(1),))
+        ended = msgspec.Raw(msgspec.json.encode(complete))
+        await hub.publish((event(1, name="order_completed", order_id="o1", data=ended),))
+        await hub.publish((event(2, name="order_updated", order_id="o1", data=corrected),))
+        assert (await hub.snapshot(ACCOUNT, TODAY)).orders == ()
+
+
+async def test_who_is_refused_takes_no_handshake_from_others(metrics: Metrics) -> None:
+    """A client that keeps on knocking at a full account shuts out nobody else."""
+    limits = StreamLimits(per_account=1, per_address=50, handshakes_per_second=10)
+    hub = StreamHub(STREAM, metrics, limits)
+    async with running(hub):
+        assert not isinstance(await hub.join(Subscription("a", OpenSocket())), Full)
+        for _ in range(50):
+            assert await hub.join(Subscription("a", OpenSocket())) is Full.ACCOUNT
+        assert not isinstance(await hub.join(Subscription("b", OpenSocket())), Full)

@@ -10,7 +10,18 @@ import msgspec
 
 from ticker_actors.model.calendar import trading_day
 from ticker_actors.model.events import ENDINGS, ORDER_EVENTS, Event
-from ticker_actors.model.orders import OrderView
+from ticker_actors.model.orders import TERMINAL, OrderView
+
+
+class _Order(msgspec.Struct):
+    status: str = ""
+
+
+_decode = msgspec.json.Decoder(_Order).decode
+
+
+def _status(data: msgspec.Raw) -> str:
+    return _decode(data).status
 
 
 class OpenOrders:
@@ -28,7 +39,8 @@ class OpenOrders:
         """Take up an event that is being published."""
         if event.order_id is None or event.event not in ORDER_EVENTS:
             return
-        if event.event in ENDINGS:
+        # An order that has ended may still be corrected, which is an update and no ending.
+        if event.event in ENDINGS or _status(event.data) in TERMINAL:
             self._orders.pop(event.order_id, None)
             return
         day, _ = self._orders.get(event.order_id, (trading_day(event.created_at), None))

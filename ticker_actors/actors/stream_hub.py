@@ -171,12 +171,13 @@ class StreamHub:
 
     def _join(self, subscription: Subscription) -> int | Full:
         account, limits = self._account(subscription.account_id), self._limits
-        if limits.handshakes_per_second and not self._take_handshake(limits.handshakes_per_second):
-            return Full.RATE
         if limits.per_account and len(account.places) >= limits.per_account:
             return Full.ACCOUNT
         if limits.per_address and self._addresses[subscription.address] >= limits.per_address:
             return Full.ADDRESS
+        # Last: who is refused for what is its own takes nothing from the others.
+        if limits.handshakes_per_second and not self._take_handshake(limits.handshakes_per_second):
+            return Full.RATE
         account.places.add(subscription)
         self._addresses[subscription.address] += 1
         self._metrics.stream_connections.labels(subscription.account_id).set(len(account.places))

@@ -62,6 +62,10 @@ TURNED_AWAY = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\n"
     b"Content-Length: 0\r\nConnection: close\r\n\r\n"
 )
+WEBSOCKET_BYTES_PER_SECOND = 40 * 1024
+"""That a client's WebSocket is read at: ten of the longest texts. More waits in the network."""
+WEBSOCKET_READ_BYTES = 1024
+"""At once: some 4 ms of work if it is all frames without a message."""
 HTTP_VERSIONS = {b"1.0", b"1.1"}
 CLIENT_SILENT = 4002
 """Our close code for a client that answered no ping."""
@@ -244,13 +248,18 @@ class Connection(TCPServer):
             while data := await self._receive():
                 if self._open:  # else we have hung up and only wait for the client to do so
                     await self.protocol.handle(RawData(data))
+                if self._http.websocket:
+                    # Frames without a message (pongs, empty pieces) are parsed in one go, and six
+                    # bytes make one: without a pause a client could keep the event loop to itself.
+                    await trio.sleep(len(data) / WEBSOCKET_BYTES_PER_SECOND)
         await self.protocol.handle(Closed())
 
     async def _receive(self) -> bytes:
         """Wait for bytes; none is the end. Hypercorn sends pings but does not miss the pongs."""
         patience = self.config.silence_timeout if self._http.websocket else math.inf
+        most = WEBSOCKET_READ_BYTES if self._http.websocket else None
         with trio.move_on_after(patience):
-            return bytes(await self.stream.receive_some())
+            return bytes(await self.stream.receive_some(most))
         if self._http.websocket:
             await self._http.websocket.app_send(
                 {"type": "websocket.close", "code": CLIENT_SILENT, "reason": "silent"}

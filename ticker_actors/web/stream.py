@@ -77,10 +77,10 @@ def blueprint(parts: Parts) -> Blueprint:
             address=websocket.remote_addr or "",
             conflating=wish.conflate is not None,
         )
-        head = await hub.join(client)
-        if isinstance(head, Full):
-            raise full(head, account_id)
         try:
+            head = await hub.join(client)
+            if isinstance(head, Full):
+                raise full(head, account_id)
             missed = await first_page(client, wish, head)
             await websocket.accept()
             connection.patience = queue.STALL_SECONDS + connection.config.send_timeout
