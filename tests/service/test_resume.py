@@ -168,6 +168,12 @@ def heads(service: Client) -> dict[str, int]:
     return dict(select(database(service.folder), sql))
 
 
+def logged(service: Client, account: str) -> list[Any]:
+    """Sequence and event id of all that an account's table holds."""
+    sql = "SELECT sequence, event_id FROM order_events WHERE account_id = ? ORDER BY sequence"
+    return select(database(service.folder), sql, account)
+
+
 def end(service: Hatched, how: str, readers: Readers) -> bool:
     """End a service; whether it died with events that it had committed and told nobody."""
     if how == "SIGTERM":
@@ -208,21 +214,18 @@ def test_who_resumes_sees_every_sequence_once(fork: Fork) -> None:
         eventually(f"{EVENTS} events", partial(told, EVENTS), PATIENCE)
         (service.folder / "quiet").touch()
 
-        def all_have_all() -> bool:
+        def all_have_all() -> dict[str, list[Any]] | None:
+            """The tables, once every client has just what stands there: quiet comes by and by."""
             readers.check()
-            found = heads(service)
-            return all(reader.newest == found[reader.account] for reader in readers.each)
+            found = {account: logged(service, account) for account in CHATTERING}
+            same = all(reader.seen == found[reader.account] for reader in readers.each)
+            return found if same else None
 
-        eventually("every client has every event", all_have_all, PATIENCE)
+        tables = eventually("every client has every event", all_have_all, PATIENCE, every=0.2)
         statistics = service.http.get("/advanced/ws/stats").json()
         assert statistics["gaps"] == 0
-    for account in CHATTERING:
-        sql = "SELECT sequence, event_id FROM order_events WHERE account_id = ? ORDER BY sequence"
-        table = select(database(service.folder), sql, account)
+    for table in tables.values():
         assert [sequence for sequence, _ in table] == list(range(1, len(table) + 1))
-        for reader in readers.each:
-            if reader.account == account:
-                assert reader.seen == table, reader.kind
     ends = sum((reader.ends for reader in readers.each), Counter[int | None]())
     assert hidden == DEATHS // 3  # each time the commit was there and nobody had been told
     assert ends[4001] > 0, ends  # slow readers were closed,
