@@ -23,6 +23,7 @@ from structlog.testing import capture_logs
 
 from ticker_actors.web import server as server_module
 from ticker_actors.web.server import (
+    WEBSOCKET_BYTES_PER_SECOND,
     ServerConfig,
     UnsupportedVersionError,
     connection_of,
@@ -675,6 +676,32 @@ async def test_message_too_big_ends_the_connection(*, plain: bool) -> None:
         await stream.send_all(b"\x81\xff" + MIB.to_bytes(8, "big") + bytes(4) + b"x" * 5000)
         assert closed(1009) in await read_until(stream, closed(1009))
         assert await stays_open(stream) is plain
+
+
+async def test_frames_without_a_message_are_read_bit_by_bit() -> None:
+    """Six bytes make a pong: a client that sends nothing else does not keep the others waiting."""
+    pongs = (b"\x8a\x80" + bytes(4)) * (2 * WEBSOCKET_BYTES_PER_SECOND // 6)  # two seconds of them
+    echoed = trio.Event()
+    async with (
+        serving(Desk().app()) as running,
+        await handshake(running, b"/echo") as stream,
+        trio.open_nursery() as nursery,
+    ):
+        await read_until(stream, b"\r\n\r\n")
+
+        @nursery.start_soon
+        async def flood() -> None:
+            await stream.send_all(pongs + text_frame("behind them"))
+            async for data in stream:
+                if b"behind them" in data:
+                    echoed.set()
+                    return
+
+        for _ in range(3):
+            assert b"200" in await hello(running)
+        assert not echoed.is_set()
+        with trio.fail_after(5 * SOON):
+            await echoed.wait()
 
 
 @BOTH
