@@ -456,8 +456,13 @@ class PostgresStore(Store):
         except REFUSED as error:  # also one whose password is wrong just now
             raise ConnectionError(one_sentence(error)) from error
 
-    def _as_json(self, table: str, columns: Sequence[str]) -> str:  # noqa: ARG002  # all of them
-        return f"row_to_json({table})"
+    def _as_json(self, table: str, columns: Sequence[str], where: str) -> str:  # noqa: ARG002  # all of them
+        # A hundred in a text, sorted before they are texts: sorted after, they are twice the bytes
+        # on disk; and one by one, each wakes the loop (together half of the time of the query).
+        return (
+            f"SELECT json_agg({table} ORDER BY rowid) AS rows FROM {table} WHERE {where} "
+            "GROUP BY rowid / 100 ORDER BY rowid / 100"
+        )
 
     async def due_deliveries(self, now: datetime, each: int) -> list[Delivery]:
         """Deliveries whose time has come, oldest first, at most `each` of one subscription.

@@ -226,12 +226,13 @@ class SqliteStore(Store):
 
         return await trio.to_thread.run_sync(run, limiter=self._reading)
 
-    def _as_json(self, table: str, columns: Sequence[str]) -> str:  # noqa: ARG002  # of one table
+    def _as_json(self, table: str, columns: Sequence[str], where: str) -> str:
         parts = (
             f"'{name}', json({name})" if name in rows.JSON_COLUMNS else f"'{name}', {name}"
             for name in columns
         )
-        return f"json_object({', '.join(parts)})"
+        row = f"json_object({', '.join(parts)})"
+        return f"SELECT json_array({row}) AS rows FROM {table} WHERE {where} ORDER BY rowid"
 
     async def due_deliveries(self, now: datetime, each: int) -> list[Delivery]:
         """Deliveries whose time has come, oldest first, at most `each` of one subscription.

@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
+from types import GenericAlias
 
 import msgspec
 
@@ -103,24 +104,28 @@ class Store(ABC):
         """Run a query on a reader's connection."""
 
     @abstractmethod
-    def _as_json(self, table: str, columns: Sequence[str]) -> str:
-        """The expression that makes one JSON text of a table's row, with at least these columns."""
+    def _as_json(self, table: str, columns: Sequence[str], where: str) -> str:
+        """The query for a table's rows in the order in which they came, as JSON arrays `rows`.
+
+        A row is an object with at least these columns.
+        """
 
     async def _all(self, kind: type[rows.S], sql: str, *values: object) -> list[rows.S]:
         return [rows.to(kind, row) for row in await self._rows(sql, *values)]
 
     async def _many(
-        self, kind: type[rows.S], table: str, which: str, *values: object
+        self, kind: type[rows.S], table: str, where: str, *values: object
     ) -> list[rows.S]:
-        """The rows of a table, `which` being the rest of the query.
+        """The rows of a table, in the order in which they came.
 
-        For a hundred thousand: one text a row, made by the database and decoded without a step in
-        between, takes a third of the time of as many columns.
+        For a hundred thousand: texts made by the database and decoded without a step in between
+        take a third of the time of as many columns.
         """
-        row = self._as_json(table, kind.__struct_fields__)
-        found = await self._rows(f"SELECT {row} AS row FROM {table} {which}", *values)
-        decoder = msgspec.json.Decoder(kind, strict=False)
-        return [decoder.decode(text["row"]) for text in found]
+        sql = self._as_json(table, kind.__struct_fields__, where)
+        decoder = msgspec.json.Decoder(GenericAlias(list, (kind,)), strict=False)
+        return [
+            row for text in await self._rows(sql, *values) for row in decoder.decode(text["rows"])
+        ]
 
     async def task(self, task_id: str) -> OrderTask | None:
         """One task, or None."""
@@ -259,35 +264,36 @@ class Store(ABC):
         unfinished = await self._many(
             OrderTask,
             "order_tasks",
-            "WHERE account_id = $1 AND phase NOT IN ('done', 'dead') "
+            "account_id = $1 AND phase NOT IN ('done', 'dead') "
             # Not what the library saved since the claim: that is still its own to change.
-            "AND (sends > 0 OR epoch IS NULL OR epoch < $2) ORDER BY rowid",
+            "AND (sends > 0 OR epoch IS NULL OR epoch < $2)",
             account_id,
             account["epoch"],
         )
         legs = await self._many(
             OrderTask,
             "order_tasks",
-            "WHERE batch_id IN (SELECT batch_id FROM batches WHERE account_id = $1 "
-            "AND completed_at IS NULL) AND phase IN ('done', 'dead') ORDER BY rowid",
+            "batch_id IN (SELECT batch_id FROM batches WHERE account_id = $1 "
+            "AND completed_at IS NULL) AND phase IN ('done', 'dead')",
             account_id,
         )
-        batches = await self._many(
-            Batch, "batches", "WHERE account_id = $1 AND completed_at IS NULL", account_id
+        batches = await self._all(
+            Batch,
+            "SELECT * FROM batches WHERE account_id = $1 AND completed_at IS NULL",
+            account_id,
         )
         orders = await self._many(
             rows.Order,
             "broker_orders",
-            "WHERE account_id = $1 AND (trading_day = $2 OR task_id IN "
+            "account_id = $1 AND (trading_day = $2 OR task_id IN "
             "(SELECT task_id FROM order_tasks WHERE batch_id IN (SELECT batch_id FROM batches "
-            "WHERE account_id = $1 AND completed_at IS NULL))) ORDER BY rowid",
+            "WHERE account_id = $1 AND completed_at IS NULL)))",
             account_id,
             today,
         )
-        attempts = await self._many(
+        attempts = await self._all(
             Attempt,
-            "task_attempts",
-            "WHERE account_id = $1 AND sent_at > $2 ORDER BY sent_at",
+            "SELECT * FROM task_attempts WHERE account_id = $1 AND sent_at > $2 ORDER BY sent_at",
             account_id,
             now - timedelta(days=1),
         )
