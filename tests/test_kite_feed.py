@@ -32,6 +32,7 @@ from tests.tickers import (
     RefusesToken,
     Server,
     SilentTicker,
+    SlowTicker,
     TalksTooMuch,
     in_memory,
     pushed,
@@ -267,12 +268,23 @@ async def test_connection_that_never_says_a_word_was_never_up(autojump_clock: Mo
         assert await take(feed, 1) == [FeedLost("The ticker was silent for 5 s.")]
 
 
-async def test_pings_are_no_sign_of_life(autojump_clock: MockClock) -> None:
-    """They are answered, but a connection that only pings pushes no orders."""
+async def test_any_frame_is_a_sign_of_life(autojump_clock: MockClock) -> None:
+    """A ping keeps the connection, though only a message shows that it is up."""
     ticker = PingsOnly()
     async with in_memory(ticker) as dial, following(dial) as feed:
+        await trio.sleep(600)
+        assert repr(feed) == "<KiteFeed ticker.test, not yet up>"
+        ticker.silent = True
         assert await take(feed, 1) == [FeedLost("The ticker was silent for 5 s.")]
-    assert ticker.pings >= 4
+        assert 604 <= trio.current_time() <= 605
+    assert len(ticker.targets) == 1
+
+
+async def test_part_of_a_message_is_a_sign_of_life(autojump_clock: MockClock) -> None:
+    """A message that takes longer than the silence allowed is heard to its end."""
+    async with in_memory(SlowTicker()) as dial, following(dial) as feed:
+        assert await take(feed, 1) == [FeedBack()]
+        assert trio.current_time() == 3 * SlowTicker.PAUSE
 
 
 async def test_heartbeats_keep_it_up(autojump_clock: MockClock) -> None:

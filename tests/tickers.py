@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import cast
+from typing import ClassVar, cast
 from urllib.parse import parse_qs, urlsplit
 
 import trio
@@ -16,6 +16,7 @@ from trio_websocket import (
     WebSocketRequest,
     wrap_server_stream,
 )
+from wsproto.events import BytesMessage
 
 from ticker_actors.brokers.kite.dial import Dial
 from ticker_actors.brokers.kite.root import TickerUrl
@@ -111,15 +112,30 @@ class SilentTicker(HealthyTicker):
 
 @dataclass
 class PingsOnly(Ticker):
-    """Is alive by the protocol, and says nothing."""
+    """Is alive by the protocol, and says nothing; once it is silent, not even that."""
 
-    pings: int = 0
+    silent: bool = False
 
     async def talk(self, socket: WebSocketConnection) -> None:
-        while True:
+        while not self.silent:
             await socket.ping()
-            self.pings += 1
             await trio.sleep(1)
+        await trio.sleep_forever()
+
+
+@dataclass
+class SlowTicker(Ticker):
+    """Sends one message, a fragment every `PAUSE` seconds."""
+
+    PAUSE: ClassVar = 4.0
+
+    async def talk(self, socket: WebSocketConnection) -> None:
+        for number in range(4):
+            if number:
+                await trio.sleep(self.PAUSE)
+            # trio-websocket has no public way to send a fragment.
+            await socket._send(BytesMessage(b"\0", message_finished=number == 3))
+        await trio.sleep_forever()
 
 
 @dataclass

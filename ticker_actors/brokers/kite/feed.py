@@ -38,8 +38,9 @@ CONNECT_SECONDS = 5.0
 """From the look-up to the end of the upgrade. With the silence that may follow, a feed that fails
 is told within the 10 s that the order protocol allows."""
 SILENCE_SECONDS = 5.0
-"""Without any message, the connection is given up. Kite sends a heartbeat every second or two, and
-the official Go and JavaScript clients wait as long. Pings do not count: a proxy may answer them."""
+"""Without any frame, the connection is given up. Kite sends a heartbeat every second or two, and
+the official Go and JavaScript clients wait as long. A ping counts, for nobody but the server sends
+one; so does each part of a long message, however slow the line."""
 FIRST_BACKOFF = 1.0
 MOST_BACKOFF = 60.0
 """Seconds between attempts, doubled each time: the official clients' own."""
@@ -82,6 +83,25 @@ class _End:
     message: str
     needs_login: bool = False
     """Whether another attempt with the same token is of no use."""
+
+
+class _Heard(trio.abc.ReceiveStream):
+    """What a stream receives, and when it last received something.
+
+    trio-websocket tells of whole messages only: the frames of pings and of parts are seen here.
+    """
+
+    def __init__(self, stream: trio.abc.ReceiveStream) -> None:
+        self._stream = stream
+        self.at = trio.current_time()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        received = await self._stream.receive_some(max_bytes)
+        self.at = trio.current_time()
+        return received
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 class KiteFeed:
@@ -178,12 +198,13 @@ class KiteFeed:
                 stream = await self._dial(self._url)
         except (OSError, UnicodeError, trio.BrokenResourceError, trio.TooSlowError) as error:
             return _End(f"There is no connection to {self._url.authority}: {cause(error)}.")
-        end = _End("")
+        end, heard = _End(""), _Heard(stream)
         try:
             async with trio.open_nursery() as reader:
                 with trio.fail_at(deadline):
-                    socket = await self._upgraded(reader, stream, token)
-                end = await self._converse(socket, token)
+                    line = trio.StapledStream(stream, heard)
+                    socket = await self._upgraded(reader, line, token)
+                end = await self._converse(socket, heard, token)
                 reader.cancel_scope.cancel()
         except* _EDGE as group:
             end = _judged(group)
@@ -203,13 +224,12 @@ class KiteFeed:
             max_message_size=MAX_MESSAGE_BYTES,
         )
 
-    async def _converse(self, socket: WebSocketConnection, token: str) -> _End:
-        while True:
-            with trio.move_on_after(SILENCE_SECONDS):
+    async def _converse(self, socket: WebSocketConnection, heard: _Heard, token: str) -> _End:
+        while (until := heard.at + SILENCE_SECONDS) > trio.current_time():
+            with trio.move_on_at(until):
                 message = await socket.get_message()
                 self._hear(message, token)
-                continue
-            return _End(f"The ticker was silent for {SILENCE_SECONDS:g} s.")
+        return _End(f"The ticker was silent for {SILENCE_SECONDS:g} s.")
 
     def _hear(self, message: str | bytes, token: str) -> None:
         """Take one message. The first one shows that the connection works, whatever it says."""
