@@ -191,8 +191,9 @@ class Connection:
             standing=store.standing,
             modifications=Counter(
                 task.order_id or ""
-                for attempt in store.attempts.values()
-                if (task := store.tasks[attempt.task_id]).operation == "modify_order"
+                for task in store.tasks.values()
+                if task.operation == "modify_order"
+                for _ in range(task.attempts)
             ),
             taken_today=sum(
                 task.operation == "place_order" and trading_day(task.created_at) == day

@@ -33,6 +33,7 @@ from ticker_actors.model.accounts import AccountState, reduces
 from ticker_actors.model.limits import MOST_MODIFICATIONS, Limits
 from ticker_actors.model.orders import OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import (
+    ChangeOutcome,
     FeedItem,
     NotSent,
     OrderBook,
@@ -634,6 +635,54 @@ async def test_modifications_of_an_order_are_counted(autojump_clock: MockClock) 
         denied = await process.executor.modify_order(ACCOUNT, order_id, OrderChanges(price=91.0))
     assert isinstance(denied, Denied)
     assert denied.code == "too_many_modifications"
+
+
+class Moody(FakeBroker):
+    """Answers modifications with `answer` while it has one, and does nothing."""
+
+    answer: ChangeOutcome | None = None
+
+    async def modify(self, order_id: str, variety: str, changes: OrderChanges) -> ChangeOutcome:
+        if self.answer is None:
+            return await super().modify(order_id, variety, changes)
+        self.note("modify", order_id)
+        return self.answer
+
+    def modified(self, order_id: str) -> int:
+        return sum(call.name == "modify" and call.about == order_id for call in self.calls)
+
+
+async def test_no_retry_makes_one_modification_too_many(autojump_clock: MockClock) -> None:
+    """The last one that is taken is sent once: a 26th send would be the broker's to refuse."""
+    broker = Moody()
+    async with World(broker=broker).process() as process:
+        await trio.sleep(OPENED)
+        order_id = (await finished(process, await submit(process))).order_id or ""
+        for number in range(MOST_MODIFICATIONS - 1):
+            await finished(process, await modified(process, order_id, price=101.0 + number))
+        broker.answer = Refused("NetworkException", "Busy", retryable=True)
+        last = await finished(process, await modified(process, order_id, price=90.0))
+    assert (last.reason, last.attempts) == (Reason.EXHAUSTED, 1)
+    assert last.last_error is not None
+    assert last.last_error.endswith("The broker takes no more modifications of this order.")
+    assert broker.modified(order_id) == MOST_MODIFICATIONS
+
+
+async def test_a_modification_that_a_dead_token_stopped_is_not_counted(
+    autojump_clock: MockClock,
+) -> None:
+    """It changed nothing at the broker, so it goes out after the login."""
+    broker = Moody()
+    async with World(broker=broker).process() as process:
+        await trio.sleep(OPENED)
+        order_id = (await finished(process, await submit(process))).order_id or ""
+        for number in range(MOST_MODIFICATIONS - 1):
+            await finished(process, await modified(process, order_id, price=101.0 + number))
+        broker.answer = DEAD_TOKEN
+        last = await modified(process, order_id, price=90.0)
+        await until(lambda: broker.modified(order_id) == MOST_MODIFICATIONS)
+        broker.answer = None
+        assert (await finished(process, last)).status is TaskStatus.COMPLETED
 
 
 async def test_the_days_orders_are_counted_across_restarts(autojump_clock: MockClock) -> None:

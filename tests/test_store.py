@@ -598,9 +598,9 @@ async def test_what_counts_today_is_counted(store: Store) -> None:
             made(1, AT),
             made(2, midnight - SECOND),
             made(3, midnight),
-            made(4, AT, sends=2, **modify),
-            made(5, AT, sends=1, **modify),
-            made(6, midnight - SECOND, sends=7, **modify),
+            made(4, AT, attempts=2, **modify),
+            made(5, AT, attempts=1, **modify),
+            made(6, midnight - SECOND, attempts=7, **modify),
             made(7, AT, account_id="second"),
         ),
     )

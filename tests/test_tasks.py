@@ -32,6 +32,7 @@ from ticker_actors.model.tasks import (
     Invalid,
     Operation,
     OrderTask,
+    Overmodified,
     Phase,
     Queued,
     Reason,
@@ -143,6 +144,7 @@ OWN: dict[type, TaskEvent] = {
         Sent(AT, tag(1), DAY, 4),
         Expired(AT),
         Superseded(AT),
+        Overmodified(AT),
         Invalid(AT, "no order"),
         Untraceable(AT),
         Interrupted(AT),
@@ -160,6 +162,7 @@ PLACE_ROWS: dict[type, set[Phase]] = {
     Sent: UNSENT,
     Expired: UNSENT,
     Superseded: set(),
+    Overmodified: set(),
     Invalid: {Phase.QUEUED},
     Untraceable: {Phase.QUEUED, Phase.WAITING, Phase.RESOLVING},
     Interrupted: {Phase.SENT, Phase.RESOLVING},
@@ -178,7 +181,7 @@ CHANGE_ROWS: dict[type, set[Phase]] = PLACE_ROWS | {
 ROWS: dict[Operation, dict[type, set[Phase]]] = {
     "place_order": PLACE_ROWS,
     "cancel_order": CHANGE_ROWS,
-    "modify_order": CHANGE_ROWS | {Superseded: {Phase.QUEUED, Phase.WAITING, Phase.RESOLVING}},
+    "modify_order": CHANGE_ROWS | {Superseded: UNSENT | {Phase.RESOLVING}, Overmodified: UNSENT},
 }
 OPERATIONS: tuple[Operation, ...] = ("place_order", "modify_order", "cancel_order")
 

@@ -25,7 +25,7 @@ from ticker_actors.model.batches import Batch, Leg
 from ticker_actors.model.calendar import Moment, day_end, end_of, trading_day
 from ticker_actors.model.changes import Attempt, Recovered
 from ticker_actors.model.events import Scribe
-from ticker_actors.model.limits import Limits
+from ticker_actors.model.limits import MOST_MODIFICATIONS, Limits
 from ticker_actors.model.orders import (
     KIND,
     REGISTERED,
@@ -45,6 +45,7 @@ from ticker_actors.model.tasks import (
     GoalOpen,
     Interrupted,
     OrderTask,
+    Overmodified,
     Phase,
     Queued,
     Reason,
@@ -106,7 +107,7 @@ class Ledger:
     _unwritten: set[str] = field(default_factory=set)
     """Tasks whose newest state is not durable yet: the store would tell an older one."""
     _modifications: dict[str, int] = field(default_factory=dict)
-    """Sends of changes, by order: the broker takes only so many."""
+    """Sends of modifications that are spent, by order: the broker takes only so many."""
     _taken: int = 0
     """Place tasks of today."""
     _foreign: set[str] = field(default_factory=set)
@@ -380,7 +381,9 @@ class Ledger:
             if batch is not None and self.admission.gate_open:
                 self._step(draft, batch, now)
         for task in tuple(self._sendable_goals(now)):
-            if self.admission.wait(task, now) <= 0:
+            if self._overmodified(task):
+                self.change(draft, task.task_id, Overmodified(now.at), now)
+            elif self.admission.wait(task, now) <= 0:
                 self._admit(draft, task, now)
         while (place := self._next_place(now)) and self.admission.wait(place, now) <= 0:
             self._admit(draft, place, now)
@@ -467,7 +470,7 @@ class Ledger:
         return [self._leg(self.tasks[task_id]) for task_id in batch.task_ids]
 
     def modifications(self, order_id: str) -> int:
-        """How often an order was modified, or is about to be."""
+        """How many modifications of an order the broker was sent, or may have been."""
         return self._modifications.get(order_id, 0)
 
     def taken_today(self, now: Moment) -> int:
@@ -539,7 +542,16 @@ class Ledger:
         if new.operation == "place_order" and new.cancel_requested and new.phase is Phase.DONE:
             self._follow_with_cancel(draft, new, now)
 
+    def _overmodified(self, task: OrderTask) -> bool:
+        """Whether a modification is one too many, though it was taken: others were tried again."""
+        sent = self.modifications(task.order_id or "")
+        return task.operation == "modify_order" and sent >= MOST_MODIFICATIONS
+
     def _write(self, draft: Draft, task: OrderTask) -> None:
+        old = self.tasks.get(task.task_id)
+        if task.operation == "modify_order" and old is not None and task.order_id is not None:
+            sent = self.modifications(task.order_id) + task.attempts - old.attempts
+            self._modifications[task.order_id] = max(0, sent)  # the day may have turned meanwhile
         self.tasks[task.task_id] = draft.tasks[task.task_id] = task
         self._unwritten.add(task.task_id)
 
@@ -653,8 +665,6 @@ class Ledger:
     def _send(self, draft: Draft, task: OrderTask, now: Moment) -> OrderTask:
         """Mark a task sent: durable before the first byte."""
         self.admission.take(task.operation, now)
-        if task.operation == "modify_order" and task.order_id is not None:
-            self._modifications[task.order_id] = self.modifications(task.order_id) + 1
         tag = tags.Tag(self.installation, task.intent, task.sends)
         event = Sent(now.at, str(tag), trading_day(now.at), self.epoch)
         sent = advance(task, event)

@@ -219,6 +219,13 @@ class Superseded:
 
 
 @dataclass(frozen=True, slots=True)
+class Overmodified:
+    """The broker was sent as many modifications as it takes of one order."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Invalid:
     """Another program saved it, and what it asks for is nothing that can be sent."""
 
@@ -317,6 +324,7 @@ TaskEvent = (
     | Sent
     | Expired
     | Superseded
+    | Overmodified
     | Invalid
     | Untraceable
     | Interrupted
@@ -411,6 +419,12 @@ def _expire(task: OrderTask, event: Expired) -> OrderTask:
 
 def _supersede(task: OrderTask, event: Superseded) -> OrderTask:
     return _die(task, event.at, Reason.SUPERSEDED, "A later modification took its place.")
+
+
+def _give_up(task: OrderTask, event: Overmodified) -> OrderTask:
+    error = "The broker takes no more modifications of this order."
+    told = f"{task.last_error} {error}" if task.last_error else error
+    return _die(task, event.at, Reason.EXHAUSTED, told)
 
 
 def _invalidate(task: OrderTask, event: Invalid) -> OrderTask:
@@ -562,6 +576,7 @@ _TABLE: Mapping[type, _Rules] = {
     Sent: {Phase.QUEUED: _send, Phase.WAITING: _send},
     Expired: {Phase.QUEUED: _expire, Phase.WAITING: _expire},
     Superseded: {Phase.QUEUED: _supersede, Phase.WAITING: _supersede, Phase.RESOLVING: _supersede},
+    Overmodified: {Phase.QUEUED: _give_up, Phase.WAITING: _give_up},
     Invalid: {Phase.QUEUED: _invalidate},
     Untraceable: dict.fromkeys((Phase.QUEUED, Phase.WAITING, Phase.RESOLVING), _lose_track),
     Interrupted: {Phase.SENT: _interrupt, Phase.RESOLVING: _interrupt},
@@ -588,6 +603,7 @@ _TABLE: Mapping[type, _Rules] = {
 _CHANGES: tuple[Operation, ...] = ("modify_order", "cancel_order")
 _CONCERNS: Mapping[type, tuple[Operation, ...]] = {
     Superseded: ("modify_order",),
+    Overmodified: ("modify_order",),
     AbsenceProved: ("place_order",),
     GoalReached: _CHANGES,
     GoalMissed: _CHANGES,

@@ -249,7 +249,7 @@ class Store(ABC):
         account_id, today = account["account_id"], trading_day(now)
         since = ids.first_task_id(day_end(now) - timedelta(days=1))
         modifications = await self._rows(
-            "SELECT order_id, SUM(sends) AS sends FROM order_tasks WHERE account_id = $1 "
+            "SELECT order_id, SUM(attempts) AS attempts FROM order_tasks WHERE account_id = $1 "
             "AND operation = 'modify_order' AND task_id >= $2 GROUP BY order_id",
             account_id,
             since,
@@ -306,7 +306,7 @@ class Store(ABC):
                 account["state_reason"],
                 tuple(msgspec.json.decode(account["accepted_missing"])),
             ),
-            modifications={row["order_id"]: int(row["sends"]) for row in modifications},
+            modifications={row["order_id"]: int(row["attempts"]) for row in modifications},
             taken_today=taken["count"],
             tasks=tuple(sorted((*unfinished, *legs), key=lambda task: task.created_at)),
             batches=tuple(batches),
