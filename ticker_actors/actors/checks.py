@@ -44,9 +44,8 @@ class Checks:
             self.under_way -= len(orders)
 
     async def _judged(self, orders: Sequence[PlaceOrder], now: Moment) -> tuple[int, Denial] | None:
-        before = [self._ledger.pending(order) for order in orders]
         prices = await self._last_prices(orders)
-        positions = await self._positions()
+        before, positions = await self._positions(orders)
         for number, (order, price) in enumerate(zip(orders, prices, strict=True)):
             found = risk.denial(
                 order,
@@ -96,20 +95,25 @@ class Checks:
             )
         return price
 
-    async def _positions(self) -> Positions | Unreadable:
+    async def _positions(
+        self, orders: Sequence[PlaceOrder]
+    ) -> tuple[list[int], Positions | Unreadable]:
+        """Where they matter: what was on its way of each when they were asked for, and they."""
         if self._ledger.admission.standing.state is not AccountState.REDUCING:
-            return Unreadable("The account has only just become REDUCING.")
-        return await self._broker.positions()
+            return [], Unreadable("The account has only just become REDUCING.")
+        # It looks at all tasks and open orders: not a thing to do for every order there is.
+        before = [self._ledger.pending(order) for order in orders]
+        return before, await self._broker.positions()
 
     def _state_denial(
         self,
         orders: Sequence[PlaceOrder],
         positions: Positions | Unreadable,
-        pending: Sequence[int],
+        before: Sequence[int],
     ) -> tuple[int, Denial] | None:
         """While the account is `REDUCING`: the first order that does not shrink a position.
 
-        `pending`: what was on its way when the positions were asked for. It may have filled since,
+        `before`: what was on its way when the positions were asked for. It may have filled since,
         and not be in them.
         """
         state = self._ledger.admission.standing.state
@@ -120,8 +124,8 @@ class Checks:
         if isinstance(positions, Unreadable):
             return 0, _closed(state, f"cannot see its positions ({positions.message})")
         for number, order in enumerate(orders):
-            before = sum(other.quantity for other in orders[:number] if _alike(order, other))
-            most = before + max(pending[number], self._ledger.pending(order))
+            alike = sum(other.quantity for other in orders[:number] if _alike(order, other))
+            most = alike + max(before[number], self._ledger.pending(order))
             if not reduces(order, positions.net, most):
                 return number, _closed(state, "takes only orders that shrink a position")
         return None

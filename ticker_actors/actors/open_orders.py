@@ -24,13 +24,20 @@ def _status(data: msgspec.Raw) -> str:
     return _decode(data).status
 
 
+def _data(order: OrderView | msgspec.Raw) -> msgspec.Raw:
+    """As the event tells it. A view is encoded when it is asked for: most of them never are."""
+    if isinstance(order, OrderView):
+        return msgspec.Raw(msgspec.json.encode(order.data()))
+    return order
+
+
 class OpenOrders:
     """By order id, oldest first: the order as its last event told it."""
 
     def __init__(self, views: Iterable[OrderView] = ()) -> None:
         """`views`: what the store knew when the log stood at its head."""
-        self._orders = {
-            view.order.order_id: (view.trading_day, msgspec.Raw(msgspec.json.encode(view.data())))
+        self._orders: dict[str, tuple[date, OrderView | msgspec.Raw]] = {
+            view.order.order_id: (view.trading_day, view)
             for view in views
             if not view.order.terminal
         }
@@ -50,4 +57,4 @@ class OpenOrders:
         """Those first seen today: no order outlives its day, though some end untold."""
         for order_id in [name for name, (day, _) in self._orders.items() if day < today]:
             del self._orders[order_id]
-        return tuple(data for _, data in self._orders.values())
+        return tuple(_data(order) for _, order in self._orders.values())
