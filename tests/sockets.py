@@ -32,9 +32,11 @@ class OpenSocket:
 
     def __init__(self) -> None:
         self.data = b""
+        self.pushes = 0
 
-    def push_frame(self, frame: bytes) -> int:
-        self.data += frame
+    def push_frames(self, frames: bytes) -> int:
+        self.pushes += 1
+        self.data += frames
         return 0
 
     async def wait_sent(self) -> None:
@@ -64,8 +66,8 @@ class NarrowSocket(OpenSocket):
     def unsent(self) -> int:  # type: ignore[override]  # as the real one has it
         return len(self._kept)
 
-    def push_frame(self, frame: bytes) -> int:
-        self._kept += frame
+    def push_frames(self, frames: bytes) -> int:
+        self._kept += frames
         self.read(0)
         return len(self._kept)
 

@@ -12,9 +12,9 @@ from trio.testing import MockClock
 
 from tests.sockets import NarrowSocket, OpenSocket, live
 from tests.stores import order
-from ticker_actors.actors import subscription
+from ticker_actors.actors import stream_hub, subscription
 from ticker_actors.actors.stream_hub import StreamHub
-from ticker_actors.actors.stream_requests import Full
+from ticker_actors.actors.stream_requests import Full, Publish
 from ticker_actors.actors.subscription import Subscription
 from ticker_actors.metrics import Metrics
 from ticker_actors.model.calendar import trading_day
@@ -98,11 +98,28 @@ async def test_each_client_is_told_what_follows_its_cursor(metrics: Metrics) -> 
     ]
 
 
+async def test_events_that_have_come_together_go_out_together(metrics: Metrics) -> None:
+    """In one piece for each client, however many commits they are of; but not in a large one."""
+    hub, socket = StreamHub(STREAM, metrics), OpenSocket()
+    (mailbox,) = hub.mailboxes
+    async with running(hub):
+        await live(hub, Subscription(ACCOUNT, socket))
+        for number in range(1, 8):
+            mailbox.tell_nowait(Publish((event(number),)))
+        mailbox.tell_nowait(Publish((event(8), event(9))))
+        assert (await hub.watch(ACCOUNT)).head == 9
+        assert (socket.pushes, socket.sequences) == (1, list(range(1, 10)))
+        await hub.publish((event(10), event(11, stream_hub.PIECE_BYTES), event(12)))
+        assert (await hub.watch(ACCOUNT)).head == 12
+    assert (socket.pushes, socket.sequences) == (4, list(range(1, 13)))
+
+
 async def test_a_slow_client_is_dropped_and_no_other(
     metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A client whose queue is full is dropped once; the others get everything."""
     monkeypatch.setattr(subscription, "MOST_FRAMES", 2)
+    monkeypatch.setattr(stream_hub, "PIECE_BYTES", 1)
     hub, socket = StreamHub(STREAM, metrics), OpenSocket()
     slow = Subscription(ACCOUNT, NarrowSocket())
     async with running(hub):

@@ -7,7 +7,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.sockets import NarrowSocket, OpenSocket
 from ticker_actors.actors import subscription
-from ticker_actors.actors.subscription import STALL_SECONDS, Subscription
+from ticker_actors.actors.subscription import STALL_SECONDS, News, Subscription, Told
 from ticker_actors.model.frames import text_frame
 from ticker_actors.model.stream_messages import CloseCode
 
@@ -21,7 +21,7 @@ def frame(sequence: int, size: int = 0) -> bytes:
 
 def told(client: Subscription, *sequences: int, order_id: str | None = None) -> list[bool]:
     """Tell events, and whether the client took them."""
-    return [client.tell(sequence, frame(sequence), order_id) for sequence in sequences]
+    return [client.tell(News([Told(n, frame(n), order_id)])) for n in sequences]
 
 
 async def test_a_frame_goes_straight_to_the_socket() -> None:

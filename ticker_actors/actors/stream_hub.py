@@ -7,9 +7,10 @@ all that was published: so nothing falls between, and nothing comes twice.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any
 
 import trio
 
@@ -29,8 +30,8 @@ from ticker_actors.actors.stream_requests import (
     Watch,
     Watched,
 )
-from ticker_actors.actors.subscription import Subscription
-from ticker_actors.mailbox import Mailbox
+from ticker_actors.actors.subscription import News, Subscription, Told
+from ticker_actors.mailbox import Mailbox, Reply
 from ticker_actors.metrics import Metrics
 from ticker_actors.model.events import ORDER_EVENTS, Event, stream_message
 from ticker_actors.model.frames import text_frame
@@ -40,8 +41,13 @@ from ticker_actors.model.stream_messages import CloseCode
 
 MAILBOX_SIZE = 100
 """Groups of events; persistence waits for room, which the hub always makes at once."""
+MOST_TOGETHER = 100
+"""Events that have come together are told together: a socket takes ten frames for little more than
+the price of one. A commit has at most about as many."""
+PIECE_BYTES = 32 * 1024
+"""Of frames that are sent in one piece: half of what a socket's buffer holds."""
 PUSHES_A_TURN = 64
-"""Some 0.2 ms; then other tasks have their turn."""
+"""Less than a millisecond; then other tasks have their turn."""
 
 
 @dataclass(slots=True)
@@ -116,55 +122,71 @@ class StreamHub:
         """Serve until the mailbox is closed and empty."""
         task_status.started()
         async for message, reply in self._mailbox:
+            events: list[Event] = []
+            while isinstance(message, Publish):
+                events += message.events
+                following = self._mailbox.take_nowait() if len(events) < MOST_TOGETHER else None
+                if following is None:
+                    break
+                message, reply = following  # noqa: PLW2901  # the last one is answered below
             with reply:
-                match message:
-                    case StartFrom(account_id=account_id, head=head, orders=orders):
-                        account = self._account(account_id)
-                        account.head, account.orders = head, OpenOrders(orders)
-                    case Publish(events=events):
-                        await self._publish(events)
-                    case Join(subscription=subscription):
-                        reply(self._join(subscription))
-                    case GoLive(subscription=subscription):
-                        reply(self._go_live(subscription))
-                    case Leave(subscription=subscription):
-                        self._leave(subscription)
-                    case Watch(account_id=account_id):
-                        account = self._account(account_id)
-                        reply(Watched(account.head, account.moved))
-                    case TakeSnapshot(account_id=account_id, today=today):
-                        account = self._account(account_id)
-                        reply(Snapshot(account.head, account.orders.of(today)))
-                    case GetStatistics():
-                        reply(self._statistics())
+                await self._publish(events)
+                self._answer(message, reply)
+
+    def _answer(self, message: HubMessage, reply: Reply[Any]) -> None:
+        match message:
+            case StartFrom(account_id=account_id, head=head, orders=orders):
+                account = self._account(account_id)
+                account.head, account.orders = head, OpenOrders(orders)
+            case Publish():
+                pass  # it was told with those before it
+            case Join(subscription=subscription):
+                reply(self._join(subscription))
+            case GoLive(subscription=subscription):
+                reply(self._go_live(subscription))
+            case Leave(subscription=subscription):
+                self._leave(subscription)
+            case Watch(account_id=account_id):
+                account = self._account(account_id)
+                reply(Watched(account.head, account.moved))
+            case TakeSnapshot(account_id=account_id, today=today):
+                account = self._account(account_id)
+                reply(Snapshot(account.head, account.orders.of(today)))
+            case GetStatistics():
+                reply(self._statistics())
 
     def _account(self, account_id: str) -> _Account:
         return self._accounts.setdefault(account_id, _Account())
 
     async def _publish(self, events: Iterable[Event]) -> None:
-        moved: dict[str, _Account] = {}
+        news: dict[str, list[Told]] = {}
         for event in events:
-            account = moved[event.account_id] = self._account(event.account_id)
+            account = self._account(event.account_id)
             account.head = event.sequence
             account.orders.fold(event)
+            told = news.setdefault(event.account_id, [])
             if account.live:
-                await self._tell(account, event)
-        for account in moved.values():
+                frame = text_frame(stream_message(event, self.stream))
+                order_id = event.order_id if event.event in ORDER_EVENTS else None
+                told.append(Told(event.sequence, frame, order_id))
+        for account_id, told in news.items():
+            account = self._account(account_id)
+            for piece in _pieces(told):
+                await self._tell(account, News(piece))
             account.moved.set()
             account.moved = trio.Event()
 
-    async def _tell(self, account: _Account, event: Event) -> None:
-        """One frame for all. Only this task changes who is live, so it may yield in between."""
-        frame = text_frame(stream_message(event, self.stream))
-        order_id = event.order_id if event.event in ORDER_EVENTS else None
-        ended = []
-        for client in account.live:
-            if not client.tell(event.sequence, frame, order_id):
-                ended.append(client)
-            self._pushes += 1
-            if not self._pushes % PUSHES_A_TURN:
+    async def _tell(self, account: _Account, news: News) -> None:
+        """The same bytes for all. Only this task changes who is live, so it may yield between."""
+        clients, ended = tuple(account.live), list[Subscription]()
+        for first in range(0, len(clients), PUSHES_A_TURN):
+            some = clients[first : first + PUSHES_A_TURN]
+            if self._pushes + len(some) > PUSHES_A_TURN:
+                self._pushes = 0
                 await trio.lowlevel.checkpoint()
-        told = len(account.live) - len(ended)
+            self._pushes += len(some)
+            ended += [client for client in some if not client.tell(news)]
+        told = (len(clients) - len(ended)) * len(news.events)
         self._counts["messages"] += told
         self._metrics.stream_messages.inc(told)
         account.live.difference_update(ended)
@@ -231,3 +253,16 @@ class StreamHub:
             gaps=counts["gap"],
             replayed=counts["replayed"],
         )
+
+
+def _pieces(told: list[Told]) -> Iterator[list[Told]]:
+    """In order, as many at a time as may go out together."""
+    piece, size = list[Told](), 0
+    for event in told:
+        if piece and size + len(event.frame) > PIECE_BYTES:
+            yield piece
+            piece, size = [], 0
+        piece.append(event)
+        size += len(event.frame)
+    if piece:
+        yield piece

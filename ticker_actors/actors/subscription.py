@@ -6,7 +6,8 @@ nothing, for the log keeps what it has missed.
 """
 
 from collections import OrderedDict
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import trio
 
@@ -28,13 +29,33 @@ class Socket(Protocol):
         """Bytes that it keeps."""
         ...
 
-    def push_frame(self, frame: bytes) -> int:
+    def push_frames(self, frames: bytes) -> int:
         """Send; the bytes that it keeps then. Nothing happens once the connection is closing."""
         ...
 
     async def wait_sent(self) -> None:
         """Wait until it keeps nothing."""
         ...
+
+
+class Told(NamedTuple):
+    """An event, ready to be sent."""
+
+    sequence: int
+    frame: bytes
+    order_id: str | None
+    """If a later event of that order may take its place while it waits."""
+
+
+class News:
+    """Events that follow each other: who has all that was before takes them in one piece."""
+
+    def __init__(self, events: Sequence[Told]) -> None:
+        """`events`: at least one."""
+        self.events = events
+        self.before = events[0].sequence - 1
+        self.last = events[-1].sequence
+        self.frames = b"".join(event.frame for event in events)
 
 
 class Subscription:
@@ -58,36 +79,38 @@ class Subscription:
         self.reason = ""
         self.ended = trio.Event()
         self._socket = socket
+        self._push_frames = socket.push_frames
+        self._idle = True
+        """Nothing waits, neither here nor at the socket: what is told next goes there at once."""
         self._conflating = conflating
-        self._queue: OrderedDict[object, tuple[int, bytes]] = OrderedDict()
+        self._queue: OrderedDict[object, Told] = OrderedDict()
         self._queued = 0
         self._wake = trio.Event()
 
-    def tell(self, sequence: int, frame: bytes, order_id: str | None) -> bool:
-        """Send or queue an event; `order_id` if a later one of that order may replace it.
-
-        False when it has ended, be it now.
-        """
-        if sequence <= self.cursor:
+    def tell(self, news: News) -> bool:
+        """Send or queue events. False when it has ended, be it now."""
+        if self._idle and self.cursor == news.before:  # all but always
+            self.cursor = self.sent = news.last
+            if self._push_frames(news.frames):
+                self._wait()
             return True
-        self.cursor = sequence
-        return self._offer(sequence, frame, order_id if self._conflating else None)
+        return all(self._tell(event) for event in news.events)
 
     def say(self, frame: bytes) -> bool:
         """Send or queue a message that is no event. False when it has ended."""
-        return self._offer(0, frame, None)
+        return self._offer(Told(0, frame, None))
 
     async def send(self, frames: bytes, sequence: int) -> None:
         """Send events up to `sequence`, waiting for the client: not while the hub tells it any."""
         if self.code is None:
-            self._socket.push_frame(frames)
+            self._push_frames(frames)
             self.cursor = self.sent = sequence
             await self._sent()
 
     def end(self, code: CloseCode, reason: str) -> None:
         """Send no more, but the rest of a frame that is half sent; the first reason counts."""
         if self.code is None:
-            self.code, self.reason = code, reason
+            self.code, self.reason, self._idle = code, reason, False
             self._queue.clear()
             self._queued = 0
             self.ended.set()
@@ -100,32 +123,43 @@ class Subscription:
             while self.code is None and (self._queue or self._socket.unsent):
                 await self._sent()
                 while self._queue and not self._socket.unsent:
-                    _, (sequence, frame) = self._queue.popitem(last=False)
-                    self._queued -= len(frame)
-                    self._push(sequence, frame)
+                    _, event = self._queue.popitem(last=False)
+                    self._queued -= len(event.frame)
+                    self.sent = event.sequence or self.sent
+                    self._push_frames(event.frame)
+            self._idle = self.code is None
 
-    def _offer(self, sequence: int, frame: bytes, order_id: str | None) -> bool:
+    def _tell(self, event: Told) -> bool:
+        if event.sequence <= self.cursor:
+            return True
+        self.cursor = event.sequence
+        return self._offer(event)
+
+    def _offer(self, event: Told) -> bool:
+        if not self._idle:
+            return self._queue_up(event)
+        self.sent = event.sequence or self.sent
+        if self._push_frames(event.frame):
+            self._wait()
+        return True
+
+    def _wait(self) -> None:
+        self._idle = False
+        self._wake.set()
+
+    def _queue_up(self, event: Told) -> bool:
         if self.code is not None:
             return False
-        if not self._queue and not self._socket.unsent:
-            if self._push(sequence, frame):
-                self._wake.set()
-            return True
-        key: object = order_id
-        if order_id is None:
+        key: object = event.order_id if self._conflating else None
+        if key is None:
             key = object()
-        elif order_id in self._queue:
-            self._queued -= len(self._queue.pop(order_id)[1])
-        self._queue[key] = (sequence, frame)
-        self._queued += len(frame)
-        self._wake.set()
+        elif key in self._queue:
+            self._queued -= len(self._queue.pop(key).frame)
+        self._queue[key] = event
+        self._queued += len(event.frame)
         if self._queued > MOST_BYTES or len(self._queue) > MOST_FRAMES:
             self._end_slow()
         return self.code is None
-
-    def _push(self, sequence: int, frame: bytes) -> int:
-        self.sent = sequence or self.sent
-        return self._socket.push_frame(frame)
 
     async def _sent(self) -> None:
         """Wait until the socket has sent what it keeps, as long as it makes progress."""

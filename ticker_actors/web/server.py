@@ -45,6 +45,7 @@ from quart.typing import ResponseTypes
 from quart.utils import encode_headers
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIWebsocketConnection
+from wsproto.connection import Connection as WSConnection
 from wsproto.connection import ConnectionState as Handshaken
 from wsproto.frame_protocol import CloseReason
 
@@ -139,6 +140,8 @@ class Connection(TCPServer):
         """A client that takes no byte for this many seconds is cut."""
         self._scope = trio.CancelScope()
         self._open = True
+        self._descriptor = stream.socket.fileno()
+        self._websocket: WSConnection | None = None
         self._unsent = bytearray()
         self._sent = trio.Event()
         self._sent.set()
@@ -191,12 +194,25 @@ class Connection(TCPServer):
                 self._task_group.spawn(self._flush)
         return len(self._unsent)
 
-    def push_frame(self, frame: bytes) -> int:
-        """Push a ready-made frame, unless the WebSocket is closing: its close frame is the last."""
-        websocket = self._http.websocket
-        if websocket is None or websocket.connection.state is not Handshaken.OPEN:
+    def push_frames(self, frames: bytes) -> int:
+        """Push ready-made frames, unless the WebSocket is closing: its close frame is the last."""
+        if self._websocket is None:
+            if self._http.websocket is None:
+                return 0
+            self._websocket = self._http.websocket.connection
+        if self._websocket.state is not Handshaken.OPEN:
             return 0
-        return self.push(frame)
+        if self._unsent or not self._open:
+            return self.push(frames)
+        # As `push` does, without its calls: this is done for every client of an account.
+        try:
+            sent = os.write(self._descriptor, frames)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.kill()
+            return 0
+        return 0 if sent == len(frames) else self.push(frames[sent:])
 
     @property
     def unsent(self) -> int:
@@ -225,7 +241,7 @@ class Connection(TCPServer):
     def _write(self, data: bytes | bytearray) -> int:
         """How much the kernel took. Trio itself has no send that does not wait."""
         try:
-            return os.write(self.stream.socket.fileno(), data)
+            return os.write(self._descriptor, data)
         except BlockingIOError:
             return 0
         except OSError:

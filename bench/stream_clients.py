@@ -1,0 +1,109 @@
+"""Many WebSocket clients in one process, on bare sockets: they count the frames that come.
+
+What they cost is not the server's: it is measured in its own process. A frame is counted by its
+header alone, compressed or not.
+"""
+
+import base64
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable
+
+HANDSHAKE = (
+    "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{more}\r\n"
+)
+DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+"""What browsers, and the clients of most libraries, offer."""
+TEXT, BYTES, PING, PONG = 0x1, 0x2, 0x9, 0xA
+READ_BYTES = 65_536
+SO_TIMESTAMPNS = 35
+"""Linux: the kernel says when each byte came, whatever this process does meanwhile."""
+PATIENCE_SECONDS = 30.0
+
+
+class Client:
+    """One connection: what it has received."""
+
+    def __init__(self, port: int, path: str, *, deflate: bool = False) -> None:
+        """Connect, and wait for the end of the handshake."""
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
+        key = base64.b64encode(os.urandom(16)).decode()
+        more = DEFLATE if deflate else ""
+        self.socket.sendall(HANDSHAKE.format(path=path, key=key, more=more).encode())
+        self.frames = 0
+        """Texts that have come whole."""
+        self._data = bytearray()
+        while b"\r\n\r\n" not in self._data:
+            received = self.socket.recv(READ_BYTES)
+            if not received:
+                raise ConnectionError(bytes(self._data))
+            self._data += received
+        head, _, rest = self._data.partition(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 101"):
+            raise ConnectionError(bytes(head))
+        self._data = rest
+        self.compressed = b"permessage-deflate" in head.lower()
+        self.socket.setblocking(False)  # noqa: FBT003  # of the standard library
+        self._count()
+
+    def read(self) -> int:
+        """Take what has come: how many more texts are whole."""
+        before = self.frames
+        received = self.socket.recv(READ_BYTES)
+        if not received:
+            raise ConnectionError("The server has hung up.")
+        self._data += received
+        self._count()
+        return self.frames - before
+
+    def _count(self) -> None:
+        data, at = self._data, 0
+        while len(data) - at >= 2:
+            size, head = data[at + 1] & 0x7F, 2
+            if size == 126:
+                size, head = int.from_bytes(data[at + 2 : at + 4], "big"), 4
+            elif size == 127:
+                size, head = int.from_bytes(data[at + 2 : at + 10], "big"), 10
+            if len(data) - at < head + size:
+                break
+            kind = data[at] & 0x0F
+            self.frames += kind in {TEXT, BYTES}
+            if kind == PING:  # short, and with a mask of zeros the payload is as it was
+                payload = bytes(data[at + head : at + head + size])
+                self.socket.send(bytes((0x80 | PONG, 0x80 | size, 0, 0, 0, 0)) + payload)
+            at += head + size
+        del data[:at]
+
+
+class Crowd:
+    """The clients of one server."""
+
+    def __init__(self, port: int, path: str, count: int, *, deflate: bool) -> None:
+        """Connect so many."""
+        self._selector = selectors.EpollSelector()
+        self.clients = [Client(port, path, deflate=deflate) for _ in range(count)]
+        for client in self.clients:
+            self._selector.register(client.socket, selectors.EVENT_READ, client)
+
+    def settle(self, quiet: float = 0.2) -> None:
+        """Read until nothing has come for so many seconds."""
+        while ready := self._selector.select(quiet):
+            for key, _ in ready:
+                key.data.read()
+
+    def receive(self, count: int) -> int:
+        """Read until so many texts have come to all of them together; how many came in time."""
+        received, until = 0, time.monotonic() + PATIENCE_SECONDS
+        while received < count and time.monotonic() < until:
+            for key, _ in self._selector.select(1.0):
+                received += key.data.read()
+        return received
+
+    def close(self) -> None:
+        """Hang up."""
+        for client in self.clients:
+            client.socket.close()
+        self._selector.close()
