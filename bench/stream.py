@@ -124,7 +124,7 @@ def fan_out(case: Case, rounds: int, *, deflate: bool) -> Iterator[dict[str, obj
             cpu = [turn.cpu_us for turn in turns[name]]
             ratios = [
                 mine.cpu_us / other.cpu_us
-                for mine, other in zip(turns["ours"], turns[name], strict=True)
+                for mine, other in zip(turns[SERVERS[0]], turns[name], strict=True)
             ]
             yield {
                 "server": name,

@@ -21,6 +21,7 @@ from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
 from inspect import isawaitable
+from os import write
 from typing import Any, cast
 
 import h11
@@ -67,6 +68,8 @@ WEBSOCKET_BYTES_PER_SECOND = 40 * 1024
 """That a client's WebSocket is read at: ten of the longest texts. More waits in the network."""
 WEBSOCKET_READ_BYTES = 1024
 """At once: some 4 ms of work if it is all frames without a message."""
+OPEN = Handshaken.OPEN
+"""Of an enum, whose members are found slowly."""
 HTTP_VERSIONS = {b"1.0", b"1.1"}
 CLIENT_SILENT = 4002
 """Our close code for a client that answered no ping."""
@@ -196,23 +199,25 @@ class Connection(TCPServer):
 
     def push_frames(self, frames: bytes) -> int:
         """Push ready-made frames, unless the WebSocket is closing: its close frame is the last."""
-        if self._websocket is None:
-            if self._http.websocket is None:
-                return 0
-            self._websocket = self._http.websocket.connection
-        if self._websocket.state is not Handshaken.OPEN:
+        websocket = self._websocket or self._find_websocket()
+        if websocket is None or websocket.state is not OPEN:
             return 0
         if self._unsent or not self._open:
             return self.push(frames)
         # As `push` does, without its calls: this is done for every client of an account.
         try:
-            sent = os.write(self._descriptor, frames)
+            sent = write(self._descriptor, frames)
         except BlockingIOError:
             sent = 0
         except OSError:
             self.kill()
             return 0
         return 0 if sent == len(frames) else self.push(frames[sent:])
+
+    def _find_websocket(self) -> WSConnection | None:
+        if self._http.websocket is not None:
+            self._websocket = self._http.websocket.connection
+        return self._websocket
 
     @property
     def unsent(self) -> int:
@@ -241,7 +246,7 @@ class Connection(TCPServer):
     def _write(self, data: bytes | bytearray) -> int:
         """How much the kernel took. Trio itself has no send that does not wait."""
         try:
-            return os.write(self._descriptor, data)
+            return write(self._descriptor, data)
         except BlockingIOError:
             return 0
         except OSError:
