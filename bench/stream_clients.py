@@ -19,17 +19,25 @@ DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\
 """What browsers, and the clients of most libraries, offer."""
 TEXT, BYTES, PING, PONG = 0x1, 0x2, 0x9, 0xA
 READ_BYTES = 65_536
-SO_TIMESTAMPNS = 35
-"""Linux: the kernel says when each byte came, whatever this process does meanwhile."""
+FINAL, MASKED = 0x80, 0x80
+"""Of a frame's first and second byte (RFC 6455, section 5.2)."""
+MEDIUM, LARGE = 126, 127
+"""Sizes that say: the size follows in 2, or in 8 bytes."""
 PATIENCE_SECONDS = 30.0
 
 
 class Client:
     """One connection: what it has received."""
 
-    def __init__(self, port: int, path: str, *, deflate: bool = False) -> None:
-        """Connect, and wait for the end of the handshake."""
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
+    def __init__(
+        self, port: int, path: str, *, deflate: bool = False, buffer: int | None = None
+    ) -> None:
+        """Connect, and wait for the end of the handshake. `buffer`: bytes that its kernel takes."""
+        self.socket = socket.socket()
+        if buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        self.socket.settimeout(PATIENCE_SECONDS)
+        self.socket.connect(("127.0.0.1", port))
         key = base64.b64encode(os.urandom(16)).decode()
         more = DEFLATE if deflate else ""
         self.socket.sendall(HANDSHAKE.format(path=path, key=key, more=more).encode())
@@ -37,14 +45,10 @@ class Client:
         """Texts that have come whole."""
         self._data = bytearray()
         while b"\r\n\r\n" not in self._data:
-            received = self.socket.recv(READ_BYTES)
-            if not received:
-                raise ConnectionError(bytes(self._data))
-            self._data += received
-        head, _, rest = self._data.partition(b"\r\n\r\n")
+            self._data += self._received()
+        head, _, self._data = self._data.partition(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 101"):
             raise ConnectionError(bytes(head))
-        self._data = rest
         self.compressed = b"permessage-deflate" in head.lower()
         self.socket.setblocking(False)  # noqa: FBT003  # of the standard library
         self._count()
@@ -52,20 +56,26 @@ class Client:
     def read(self) -> int:
         """Take what has come: how many more texts are whole."""
         before = self.frames
-        received = self.socket.recv(READ_BYTES)
-        if not received:
-            raise ConnectionError("The server has hung up.")
-        self._data += received
+        self._data += self._received()
         self._count()
         return self.frames - before
+
+    def take(self) -> bytes:
+        """The bytes that have come."""
+        return self.socket.recv(READ_BYTES)
+
+    def _received(self) -> bytes:
+        if received := self.take():
+            return received
+        raise ConnectionError("The server has hung up.")
 
     def _count(self) -> None:
         data, at = self._data, 0
         while len(data) - at >= 2:
             size, head = data[at + 1] & 0x7F, 2
-            if size == 126:
+            if size == MEDIUM:
                 size, head = int.from_bytes(data[at + 2 : at + 4], "big"), 4
-            elif size == 127:
+            elif size == LARGE:
                 size, head = int.from_bytes(data[at + 2 : at + 10], "big"), 10
             if len(data) - at < head + size:
                 break
@@ -73,7 +83,7 @@ class Client:
             self.frames += kind in {TEXT, BYTES}
             if kind == PING:  # short, and with a mask of zeros the payload is as it was
                 payload = bytes(data[at + head : at + head + size])
-                self.socket.send(bytes((0x80 | PONG, 0x80 | size, 0, 0, 0, 0)) + payload)
+                self.socket.send(bytes((FINAL | PONG, MASKED | size, 0, 0, 0, 0)) + payload)
             at += head + size
         del data[:at]
 
@@ -81,12 +91,23 @@ class Client:
 class Crowd:
     """The clients of one server."""
 
-    def __init__(self, port: int, path: str, count: int, *, deflate: bool) -> None:
+    def __init__(self, count: int, client: Callable[[], Client]) -> None:
         """Connect so many."""
         self._selector = selectors.EpollSelector()
-        self.clients = [Client(port, path, deflate=deflate) for _ in range(count)]
-        for client in self.clients:
-            self._selector.register(client.socket, selectors.EVENT_READ, client)
+        self.clients: list[Client] = []
+        for _ in range(count):
+            self.add(client())
+
+    def add(self, client: Client) -> None:
+        """One more."""
+        self.clients.append(client)
+        self._selector.register(client.socket, selectors.EVENT_READ, client)
+
+    def remove(self, client: Client) -> None:
+        """Hang up for one."""
+        self.clients.remove(client)
+        self._selector.unregister(client.socket)
+        client.socket.close()
 
     def settle(self, quiet: float = 0.2) -> None:
         """Read until nothing has come for so many seconds."""

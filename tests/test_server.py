@@ -564,6 +564,17 @@ async def test_client_that_does_not_read_cannot_hold_up_the_stop(*, plain: bool)
         assert await happens(running.ended, 1.0) is not plain
 
 
+async def test_websocket_that_does_not_read_its_farewell_is_cut_before_requests_are() -> None:
+    """The stop waits longer for an answer that is being made than for a client that is gone."""
+    async with (
+        serving(Desk().app(), stop_timeout=30.0, farewell_timeout=0.2) as running,
+        await handshake(running, b"/flood"),
+    ):
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        running.stopping.set()
+        assert await happens(running.ended, 1.0)
+
+
 @BOTH
 async def test_time_out_round_a_send_fires_and_cuts_no_frame(*, plain: bool) -> None:
     """A send that is cancelled still arrives whole (in Hypercorn it cannot be cancelled)."""

@@ -104,6 +104,8 @@ class ServerConfig(Config):
     """How long a client may take to hang up after we did."""
     stop_timeout = 2.0
     """How long requests may still run when the server stops."""
+    farewell_timeout = 1.0
+    """How long a WebSocket's client may then take to read its 1012, and to hang up."""
     lifespan_timeout = 1.0
     """How long `after_serving` may then take: never save anything there."""
     send_buffer = 64 * 1024
@@ -228,6 +230,10 @@ class Connection(TCPServer):
         """Wait until no byte waits in memory, or the connection has ended."""
         await self._sent.wait()
 
+    def end_within(self, seconds: float) -> None:
+        """End the connection after so many seconds at most, read or not."""
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + seconds)
+
     def kill(self) -> None:
         """End the connection now, with whatever runs in it."""
         self._open = False
@@ -293,7 +299,7 @@ class Connection(TCPServer):
             await self._sent.wait()
             with suppress(trio.BrokenResourceError, trio.BusyResourceError):
                 await self.stream.send_eof()
-            self._scope.deadline = trio.current_time() + self.config.linger_timeout
+            self.end_within(self.config.linger_timeout)
 
     async def _first_timeout(self) -> None:
         with trio.move_on_after(self.config.first_request_timeout):
@@ -415,6 +421,7 @@ class WebSocketConnection(TrioASGIWebsocketConnection):
         connection = self.scope.get("state", {}).get("connection")
         if isinstance(connection, Connection):  # else the application is in a test client
             await connection.context.terminated.wait()
+            connection.end_within(connection.config.farewell_timeout)
             handler.cancel()
 
     async def _refuse(self, response: ResponseTypes, send: ASGISendCallable) -> None:
