@@ -1,66 +1,97 @@
 """What it costs to tell many clients one thing: ours beside what a user would take instead.
 
-`python -m bench.stream` runs for about six minutes; `--quick` for one. Every server runs as a process
-of its own, with as many clients as the case says, and the three take turns, in another order each
-round. Counted are the processor time of the server's process and the texts that clients received.
+`python -m bench.stream` runs for about six minutes. Each server runs as a process of its own, with
+as many clients as the case says, and the three take turns, in another order each round. Counted are
+the processor time of the server's process and the texts that clients received. What follows is the
+whole service: how soon 500 clients know of an update, and how soon it stops (`bench.stream_delay`).
 """
 
-import argparse
 import random
 import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
-from bench.stream_clients import Crowd
+from bench import stream_delay
+from bench.machine import conditions, keep, sentence
+from bench.stream_clients import Client, Crowd
 from bench.stream_servers import PATH
 
-SERVERS = ("ours", "websockets", "uvicorn")
-ROUNDS, QUICK_ROUNDS = 5, 1
+Name = Literal["ours", "websockets", "uvicorn"]
+SERVERS: tuple[Name, ...] = ("ours", "websockets", "uvicorn")
+ROUNDS, QUICK_ROUNDS = 7, 1
+TEXTS_A_TURN = 30_000
+"""That all clients together receive: some half of a second, enough to count."""
+MOST_MESSAGES = 400
+"""In a turn with few clients."""
+ALONE_SECONDS = 0.005
+"""Between two messages that come alone; a hundred clients take a third of it."""
+AIMS: dict[Name, float] = {"websockets": 0.65, "uvicorn": 0.5}
+"""Our processor time in parts of theirs, at 100 and 500 clients."""
+AIMED_AT = (100, 500)
 START_SECONDS = 20.0
 
 
 class Case(NamedTuple):
-    """So many clients, told so many messages a turn, and seconds between two of them.
-
-    The pause leaves the slowest server idle a part of the time, so that messages do not gather.
-    """
+    """What the servers are asked to do."""
 
     clients: int
-    turns: int
-    burst: int
-    pause: float
+    deflate: bool = False
+    """The clients offer compression, as browsers do."""
+    alone: bool = False
+    """Between two messages there is nothing to do, long enough to fall asleep; else they come one
+    right after the other, as when a basket is filled."""
 
     @property
     def messages(self) -> int:
-        """How many each client is sent."""
-        return self.turns * self.burst
+        """In a turn."""
+        return min(MOST_MESSAGES, TEXTS_A_TURN // self.clients)
+
+    @property
+    def pause(self) -> float:
+        """Seconds between two."""
+        return ALONE_SECONDS * max(1.0, self.clients / 100) if self.alone else 0.0
 
 
-CASES = (Case(1, 200, 10, 0.005), Case(100, 30, 10, 0.03), Case(500, 8, 10, 0.15), Case(1000, 4, 10, 0.3),Case(1, 400, 1, 0.002), Case(100, 200,1, 0.006), Case(500, 50, 1, 0.03), Case(1000, 25, 1, 0.06))
+CASES = (
+    *(Case(clients) for clients in (1, 100, 500, 1000)),
+    *(Case(clients, deflate=True) for clients in (1, 100, 500, 1000)),
+    *(Case(clients, alone=True) for clients in (1, 100, 500)),
+)
+QUICK_CASES = (Case(1), Case(100), Case(500))
 
 
-class Turn(NamedTuple):
-    """One server's turn."""
+class Row(msgspec.Struct, frozen=True):
+    """A case's result of one server."""
 
+    server: Name
+    clients: int
+    deflate: bool
+    alone: bool
     cpu_us: float
-    """Microseconds of processor time for each text that a client received."""
-    received: int
-    """Of the texts that were sent, a part of one."""
+    """Microseconds of processor time for each text that a client received: the median."""
+    rounds: list[float]
+    """Of each round."""
+    ours_in_its: float
+    """Our processor time in parts of its: the median of the rounds' ratios."""
+    received: float
+    """The part of the texts that came, in the worst round."""
+    kilobytes: float
+    """Of memory that a connection took."""
 
 
 class Server:
     """One of the servers, in a process of its own."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: Name) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -70,20 +101,20 @@ class Server:
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self.process.stdout is not None
-        if self.process.stdout.readline() != "ready\n":
+        if self.process.stdout is None or self.process.stdout.readline() != "ready\n":
             raise RuntimeError(f"{name} did not start.")
 
-    def turn(self, case: Case, crowd: Crowd) -> Turn:
-        """Let it send a case's messages."""
+    def turn(self, case: Case, crowd: Crowd) -> tuple[float, float]:
+        """Let it send a case's messages: µs a text that was received, and the part that was."""
         crowd.settle(0.05)
         before = self.processor()
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{case.turns} {case.burst} {case.pause}\n")
+        if self.process.stdin is None:
+            raise AssertionError
+        self.process.stdin.write(f"{case.messages} {case.pause}\n")
         self.process.stdin.flush()
         wanted = case.messages * case.clients
         received = crowd.receive(wanted)
-        return Turn((self.processor() - before) / 1000 / received, received / wanted)
+        return (self.processor() - before) / 1000 / received, received / wanted
 
     def processor(self) -> int:
         """Nanoseconds of processor time that all its threads have used."""
@@ -91,7 +122,7 @@ class Server:
         return sum(int(task.read_text().split()[0]) for task in tasks)
 
     def memory(self) -> int:
-        """Bytes that are its own: resident, and not of a file."""
+        """Bytes that are its own: resident, and of no file."""
         status = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) * 1024
 
@@ -101,56 +132,79 @@ class Server:
         self.process.wait()
 
 
-def fan_out(case: Case, rounds: int, *, deflate: bool) -> Iterator[dict[str, object]]:
-    """One case on all the servers: a row of results each."""
+def measured(case: Case, rounds: int) -> Iterator[Row]:
+    """One case on all the servers."""
     with ExitStack() as stack:
-        servers = [Server(name) for name in SERVERS]
-        for server in servers:
+        servers = {name: Server(name) for name in SERVERS}
+        for server in servers.values():
             stack.callback(server.close)
-        alone = [server.memory() for server in servers]
-        crowds = [Crowd(server.port, PATH, case.clients, deflate=deflate) for server in servers]
-        turns: dict[str, list[Turn]] = {name: [] for name in SERVERS}
-        for crowd, server in zip(crowds, servers, strict=True):
-            stack.callback(crowd.close)
-            crowd.settle()
-            server.turn(case, crowd)  # the first is not counted: caches fill, code is specialised
-        with_clients = [server.memory() for server in servers]
+        alone = {name: server.memory() for name, server in servers.items()}
+        crowds = {}
+        for name, server in servers.items():
+            client = partial(Client, server.port, PATH, deflate=case.deflate)
+            crowds[name] = Crowd(case.clients, client)
+            stack.callback(crowds[name].close)
+            server.turn(case, crowds[name])  # not counted: caches fill, code is specialised
+        crowded = {name: server.memory() for name, server in servers.items()}
+        turns: dict[Name, list[tuple[float, float]]] = {name: [] for name in SERVERS}
         for number in range(rounds):
-            order = list(range(len(servers)))
-            random.Random(number).shuffle(order)  # noqa: S311  # no secret
-            for which in order:
-                turns[SERVERS[which]].append(servers[which].turn(case, crowds[which]))
-        for which, name in enumerate(SERVERS):
-            cpu = [turn.cpu_us for turn in turns[name]]
-            ratios = [
-                mine.cpu_us / other.cpu_us
-                for mine, other in zip(turns[SERVERS[0]], turns[name], strict=True)
-            ]
-            yield {
-                "server": name,
-                "clients": case.clients,
-                "deflate": deflate,
-                "compressed": crowds[which].clients[0].compressed,
-                "cpu_us": statistics.median(cpu),
-                "rounds": cpu,
-                "ours_to_it": statistics.median(ratios),
-                "received": min(turn.received for turn in turns[name]),
-                "bytes_a_client": (with_clients[which] - alone[which]) / case.clients,
-            }
+            for name in random.Random(number).sample(SERVERS, len(SERVERS)):
+                turns[name].append(servers[name].turn(case, crowds[name]))
+        for name in SERVERS:
+            costs = [cost for cost, _ in turns[name]]
+            ratios = [ours[0] / cost for ours, cost in zip(turns["ours"], costs, strict=True)]
+            yield Row(
+                server=name,
+                clients=case.clients,
+                deflate=case.deflate,
+                alone=case.alone,
+                cpu_us=statistics.median(costs),
+                rounds=costs,
+                ours_in_its=statistics.median(ratios),
+                received=min(received for _, received in turns[name]),
+                kilobytes=(crowded[name] - alone[name]) / case.clients / 1000,
+            )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.stream", description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--clients", type=int)
-    given = parser.parse_args(arguments)
-    rounds = QUICK_ROUNDS if given.quick else ROUNDS
-    for deflate in (False, True):
-        for case in CASES:
-            if given.clients and case.clients != given.clients: continue
-            for row in fan_out(case, rounds, deflate=deflate):
-                print(row["server"], row["clients"], deflate, f"{row['cpu_us']:.2f} µs  ratio {row['ours_to_it']:.2f} recv {row['received']} mem {row['bytes_a_client']/1000:.1f} kB", flush=True)
+def line(case: Case, rows: list[Row]) -> str:
+    """A case as a line of the table."""
+    by_name = {row.server: row for row in rows}
+    cells = [f"{case.clients:,}", "deflate" if case.deflate else "alone" if case.alone else ""]
+    cells += [f"{by_name[name].cpu_us:.1f} µs" for name in SERVERS]
+    cells += [verdict(case, by_name[name]) for name in AIMS]
+    cells += [f"{by_name[name].kilobytes:.0f}" for name in SERVERS]
+    return f"| {' | '.join(cells)} |"
+
+
+def verdict(case: Case, row: Row) -> str:
+    """A ratio, and whether an aim was missed."""
+    missed = case.clients in AIMED_AT and row.ours_in_its > AIMS[row.server]
+    lost = "" if row.received == 1 else f", {row.received:.0%} received"
+    return f"{row.ours_in_its:.2f}{' (missed)' if missed else ''}{lost}"
+
+
+def main(*, quick: bool = False) -> None:
+    """Measure and print."""
+    found, rows = conditions(None), list[Row]()
+    rounds = QUICK_ROUNDS if quick else ROUNDS
+    print(f"{sentence(found)}; medians of {rounds} rounds in alternation\n")
+    print(
+        "| clients | | ours | broadcast | uvicorn | ours : broadcast | ours : uvicorn "
+        "| kB ours | broadcast | uvicorn |"
+    )
+    print(f"|{'---|' * 10}")
+    for case in QUICK_CASES if quick else CASES:
+        together = list(measured(case, rounds))
+        rows += together
+        print(line(case, together), flush=True)
+    aims = ", ".join(f"{aim:.2f} of {name}" for name, aim in AIMS.items())
+    print(f"\nThe aims at 100 and 500 clients: at most {aims}.\n")
+    began = time.monotonic()
+    delay = stream_delay.measure(quick=quick)
+    print(stream_delay.text(delay))
+    print(f"({time.monotonic() - began:.0f} s)")
+    keep("stream", {"conditions": found, "rows": rows, "delay": delay})
 
 
 if __name__ == "__main__":
-    main()
+    main(quick="--quick" in sys.argv[1:])

@@ -21,6 +21,8 @@ TEXT, BYTES, PING, PONG = 0x1, 0x2, 0x9, 0xA
 READ_BYTES = 65_536
 FINAL, MASKED = 0x80, 0x80
 """Of a frame's first and second byte (RFC 6455, section 5.2)."""
+SHORT_HEAD = 2
+"""Bytes of the head of a short frame."""
 MEDIUM, LARGE = 126, 127
 """Sizes that say: the size follows in 2, or in 8 bytes."""
 PATIENCE_SECONDS = 30.0
@@ -71,8 +73,8 @@ class Client:
 
     def _count(self) -> None:
         data, at = self._data, 0
-        while len(data) - at >= 2:
-            size, head = data[at + 1] & 0x7F, 2
+        while len(data) - at >= SHORT_HEAD:
+            size, head = data[at + 1] & 0x7F, SHORT_HEAD
             if size == MEDIUM:
                 size, head = int.from_bytes(data[at + 2 : at + 4], "big"), 4
             elif size == LARGE:

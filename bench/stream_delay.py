@@ -1,7 +1,7 @@
 """From a broker's update to 500 clients, with and without one that does not read; and the stop.
 
-The whole service, on SQLite: each update is merged, committed and fsynced before it is told. When an
-update reached a client is what the kernel of the client's socket says, so that what the clients
+The whole service, on SQLite: each update is merged, committed and fsynced before it is told. When
+an update reached a client is what the kernel of the client's socket says, so that what the clients
 themselves cost is not counted.
 """
 
@@ -29,6 +29,8 @@ UPDATES, PAUSE = 200, 0.05
 """In a round, and seconds between two."""
 WARM_UP = 20
 ROUNDS, QUICK_ROUNDS = 5, 2
+MOST_DEAD_TO_ALIVE, MOST_STOP_SECONDS = 1.1, 2.0
+"""The aims."""
 START_SECONDS, STOP_SECONDS = 20.0, 10.0
 SMALL_BUFFER = 4096
 """Bytes that the dead client's kernel takes, so that it is full soon."""
@@ -56,6 +58,7 @@ class Watching(Client):
         self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
 
     def take(self) -> bytes:
+        """The bytes that have come, their delays noted."""
         received, notes, *_ = self.socket.recvmsg(65_536, 256)
         stamps = [data for _, kind, data in notes if kind == SO_TIMESTAMPNS]
         if stamps:  # not for what came before the clock was switched on
@@ -132,44 +135,67 @@ class Service:
                 connection.close()
 
 
-def measure(*, quick: bool = False) -> dict[str, object]:
+class Delay(msgspec.Struct, frozen=True):
+    """What was measured."""
+
+    alive: list[Round]
+    """With 500 clients that read."""
+    dead: list[Round]
+    """With 499, and one that does not."""
+    dead_to_alive: float
+    """The 99th percentiles: the median of the rounds' ratios."""
+    stop_seconds: float
+    """From SIGTERM to the end of the process, with a dead client and 499 that do not hang up."""
+
+
+def measure(*, quick: bool = False) -> Delay:
     """Rounds without and with a dead client, in alternation; then a stop with one."""
-    rounds: dict[str, list[Round]] = {"all alive": [], "one dead": []}
+    alive, dead = list[Round](), list[Round]()
     with tempfile.TemporaryDirectory(dir=".") as folder:
         service = Service(folder)
         try:
             crowd = Crowd(CLIENTS - 1, lambda: Watching(service.port))
-            for number in range(2 * (QUICK_ROUNDS if quick else ROUNDS)):
-                case = ("all alive", "one dead")[(number + number // 2) % 2]
-                if case == "one dead":
-                    last: Client = Client(service.port, PATH, buffer=SMALL_BUFFER)
-                    rounds[case].append(one_round(service, crowd))
-                    last.socket.close()
-                else:
-                    last = Watching(service.port)
-                    crowd.add(last)
-                    rounds[case].append(one_round(service, crowd))
-                    crowd.remove(last)
-                found = rounds[case][-1]
-                print(f"{case}: p50 {found.p50 * 1e3:.1f} ms, p99 {found.p99 * 1e3:.1f} ms", flush=True)
-            dead = Client(service.port, PATH, buffer=SMALL_BUFFER)
+            for number in range(QUICK_ROUNDS if quick else ROUNDS):
+                for with_dead in (False, True) if number % 2 else (True, False):
+                    if with_dead:
+                        silent = Client(service.port, PATH, buffer=SMALL_BUFFER)
+                        dead.append(one_round(service, crowd))
+                        silent.socket.close()
+                    else:
+                        last = Watching(service.port)
+                        crowd.add(last)
+                        alive.append(one_round(service, crowd))
+                        crowd.remove(last)
+            silent = Client(service.port, PATH, buffer=SMALL_BUFFER)
             one_round(service, crowd)
             stopped = service.stop()
-            dead.socket.close()
+            silent.socket.close()
             crowd.close()
         finally:
             service.process.kill()
             service.process.wait()
-    ratios = [
-        dead.p99 / alive.p99
-        for alive, dead in zip(rounds["all alive"], rounds["one dead"], strict=True)
-    ]
-    return {
-        "rounds": rounds,
-        "dead_to_alive_p99": statistics.median(ratios),
-        "ratios": ratios,
-        "stop_seconds": stopped,
-    }
+    ratios = [with_it.p99 / without.p99 for without, with_it in zip(alive, dead, strict=True)]
+    return Delay(alive, dead, statistics.median(ratios), stopped)
+
+
+def text(found: Delay) -> str:
+    """For people."""
+
+    def rounds(some: list[Round]) -> str:
+        p50, p99 = (
+            statistics.median(getattr(each, name) for each in some) for name in ("p50", "p99")
+        )
+        return f"p50 {p50 * 1e3:.1f} ms, p99 {p99 * 1e3:.1f} ms"
+
+    missed = " (missed)" if found.dead_to_alive > MOST_DEAD_TO_ALIVE else ""
+    late = " (missed)" if found.stop_seconds > MOST_STOP_SECONDS else ""
+    return (
+        f"From a broker's update to {CLIENTS} clients, {1 / PAUSE:.0f} updates a second, medians "
+        f"of {len(found.alive)} rounds: {rounds(found.alive)}; with one of them dead: "
+        f"{rounds(found.dead)}. The p99 with a dead one in parts of that without: "
+        f"{found.dead_to_alive:.2f}, aim {MOST_DEAD_TO_ALIVE}{missed}. Stop with a dead one: "
+        f"{found.stop_seconds:.1f} s, aim {MOST_STOP_SECONDS:.0f} s{late}."
+    )
 
 
 def one_round(service: Service, crowd: Crowd) -> Round:
@@ -184,10 +210,7 @@ def one_round(service: Service, crowd: Crowd) -> Round:
         if (received := crowd.receive(wanted)) != wanted:
             raise RuntimeError(f"{received} of {wanted} texts came.")
     delays = sorted(
-        delay
-        for client in crowd.clients
-        if isinstance(client, Watching)
-        for delay in client.delays
+        delay for client in crowd.clients if isinstance(client, Watching) for delay in client.delays
     )
     return Round(percentile(delays, 0.5), percentile(delays, 0.99), delays[-1], len(delays))
 
@@ -198,4 +221,4 @@ def percentile(delays: list[float], part: float) -> float:
 
 
 if __name__ == "__main__":
-    print(measure(quick="--quick" in sys.argv))
+    print(text(measure(quick="--quick" in sys.argv[1:])))

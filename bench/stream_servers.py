@@ -1,8 +1,7 @@
 """Three servers of one message for all: ours, `websockets.broadcast()`, and Starlette on uvicorn.
 
 `python -m bench.stream_servers ours PORT` (or `websockets`, `uvicorn`) serves `PATH`. For each line
-`COUNT BURST PAUSE` on its standard input it sends COUNT times BURST messages to every client, one
-right after the other, and waits for PAUSE seconds.
+`COUNT PAUSE` on its standard input it sends COUNT messages to every client, PAUSE seconds apart.
 Each does what its users would write, encodes a message once, and keeps its own default settings but
 for the limits and the logs.
 """
@@ -92,11 +91,10 @@ async def ours(port: int) -> None:
         print("ready", flush=True)
         number = 0
         async for line in orders:  # short ones come whole
-            count, burst, pause = order(line)
+            count, pause = order(line)
             for _ in range(count):
-                for _ in range(burst):
-                    number += 1
-                    await hub.publish((event(number),))
+                number += 1
+                await hub.publish((event(number),))
                 await trio.sleep(pause)
         nursery.cancel_scope.cancel()
 
@@ -110,11 +108,10 @@ async def with_websockets(port: int) -> None:
     async with websockets.asyncio.server.serve(handler, "127.0.0.1", port) as server:
         print("ready", flush=True)
         number = 0
-        async for count, burst, pause in commands():
+        async for count, pause in commands():
             for _ in range(count):
-                for _ in range(burst):
-                    number += 1
-                    broadcast(server.connections, text(number))
+                number += 1
+                broadcast(server.connections, text(number))
                 await asyncio.sleep(pause)
 
 
@@ -141,19 +138,18 @@ async def with_uvicorn(port: int) -> None:
         await asyncio.sleep(0.01)
     print("ready", flush=True)
     number = 0
-    async for count, burst, pause in commands():
+    async for count, pause in commands():
         for _ in range(count):
-            for _ in range(burst):
-                number += 1
-                message = text(number)
-                for client in tuple(clients):
-                    await client.send_text(message)
+            number += 1
+            message = text(number)
+            for client in tuple(clients):
+                await client.send_text(message)
             await asyncio.sleep(pause)
     server.should_exit = True
     await serving
 
 
-async def commands() -> AsyncIterator[tuple[int, int, float]]:
+async def commands() -> AsyncIterator[tuple[int, float]]:
     """What comes on standard input, on asyncio."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
@@ -162,10 +158,10 @@ async def commands() -> AsyncIterator[tuple[int, int, float]]:
         yield order(line)
 
 
-def order(line: bytes | bytearray) -> tuple[int, int, float]:
-    """A line's count, burst and pause (seconds)."""
-    count, burst, pause = line.split()
-    return int(count), int(burst), float(pause)
+def order(line: bytes | bytearray) -> tuple[int, float]:
+    """A line's count and pause (seconds)."""
+    count, pause = line.split()
+    return int(count), float(pause)
 
 
 def main(server: str, port: int) -> None:

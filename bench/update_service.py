@@ -1,7 +1,7 @@
-"""The service on a broker that only tells updates of one order: what `bench.stream_delay` measures.
+"""The service on a broker that only tells updates of one order: `bench.stream_delay` measures it.
 
-For each line `COUNT PAUSE` on its standard input the broker tells COUNT updates, PAUSE seconds apart.
-Each says in `status_message` when it was told: nanoseconds of the system's clock.
+For each line `COUNT PAUSE` on its standard input the broker tells COUNT updates, PAUSE seconds
+apart. Each says in `status_message` when it was told: nanoseconds of the system's clock.
 """
 
 import os
