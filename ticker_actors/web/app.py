@@ -42,7 +42,7 @@ def create_app(parts: Parts) -> QuartTrio:
         webhooks.blueprint(parts),
         accounts.blueprint(parts),
         events.blueprint(parts),
-        stream.blueprint(parts),
+        stream.blueprint(parts, issued),
         tickets.blueprint(parts, issued),
         operating.blueprint(parts, doors),
     ):
