@@ -28,6 +28,7 @@ from ticker_actors.log import LogFormat, LogLevel
 from ticker_actors.model import database
 from ticker_actors.model.limits import Limits, StreamLimits
 from ticker_actors.model.orders import Exchange, Product
+from ticker_actors.model.retention import Retention
 from ticker_actors.model.risk import RiskLimits
 from ticker_actors.model.schedule import Schedule
 from ticker_actors.model.validation import complaint, hints
@@ -92,6 +93,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     task_max_attempts: Annotated[int, Meta(ge=1, le=100)] = 5
     task_retention_days: Annotated[int, Meta(ge=1, le=3650)] = 7
     """How long what has ended is kept; at least the day that limits at the broker count."""
+    event_retention_count: Annotated[int, Meta(ge=0, le=10**9)] = 100_000
+    """Events of an account's log: some 50 MB. The oldest go first; 0 is no limit but the age."""
     task_cleanup_schedule: str = "0 2 * * *"
     """A cron line, in the zone of `tz`: by default far from trading."""
     tz: str = "Asia/Kolkata"
@@ -167,8 +170,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def cleanup_schedule(self) -> Schedule:
-        """When what is older than the retention is deleted."""
+        """When what is beyond the retention is deleted."""
         return Schedule(self.task_cleanup_schedule, zone(self.tz))
+
+    @property
+    def retention(self) -> Retention:
+        """What is kept."""
+        return Retention(self.task_retention_days, self.event_retention_count)
 
     @property
     def limits(self) -> Limits:
