@@ -89,6 +89,9 @@ def test_values_are_read_as_what_they_mean() -> None:
         ("ALLOWED_HOSTS", "https://desk.example"),
         ("ALLOWED_ORIGINS", "https://desk.example/"),
         ("ALLOWED_ORIGINS", "desk.example"),
+        ("TRUSTED_PROXIES", "proxy.example"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8, 10.0.0.1/8"),
+        ("TRUSTED_PROXIES", "*"),
         ("DATABASE_URL", "mysql://user:pass@host/db"),
         ("DATABASE_URL", "postgresql://user:pass@host"),
         ("DATABASE_URL", "postgresql://user:pass@host/"),
@@ -206,6 +209,13 @@ def test_passwords_are_decoded() -> None:
     assert address is not None
     assert address.password == "p@/ss"
     assert load({}).postgres is None
+
+
+def test_trusted_proxies_are_addresses_and_networks() -> None:
+    """With commas, of both families; by default nobody is trusted."""
+    assert load({}).proxies == ()
+    found = load({"TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.7,::1"}).proxies
+    assert [str(network) for network in found] == ["10.0.0.0/8", "192.0.2.7/32", "::1/128"]
 
 
 def test_settings_are_frozen() -> None:

@@ -1,7 +1,7 @@
 """The order stream on real sockets: welcome, resume, snapshot, heartbeats, ends."""
 
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -476,6 +476,25 @@ async def test_too_many_streams_are_refused(limit: str, wait: str) -> None:
         with pytest.raises(Refused) as refused:
             await streams.enter_async_context(open_stream(served.port))
         assert (refused.value.status, refused.value.retry_after) == (429, wait)
+
+
+async def test_clients_behind_a_trusted_proxy_are_told_apart() -> None:
+    """The limit of an address is the client's; without trust it is the proxy's, as it was."""
+    one_each = replace(NO_LIMITS, stream_connections_per_address=1)
+    for trusted, entered in (("127.0.0.0/8", 3), ("10.0.0.0/8", 1)):
+        async with (
+            serving(given=replace(one_each, trusted_proxies=(trusted,))) as served,
+            AsyncExitStack() as streams,
+        ):
+            for forwarded in (
+                "X-Forwarded-For: 198.51.100.1\r\n",
+                "X-Forwarded-For: made up\r\nX-Forwarded-For: 198.51.100.2:4711\r\n",
+                "X-Forwarded-For: 198.51.100.3, 198.51.100.1\r\n",
+                "X-Forwarded-For: \xff, no address\r\n",
+            ):
+                with suppress(Refused):
+                    await streams.enter_async_context(open_stream(served.port, headers=forwarded))
+            assert (await served.hub.statistics()).total_connections == entered
 
 
 async def test_a_ticket_opens_one_stream() -> None:

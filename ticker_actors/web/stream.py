@@ -21,7 +21,7 @@ from ticker_actors.model.calendar import trading_day
 from ticker_actors.model.events import Event, stream_message
 from ticker_actors.model.frames import text_frame
 from ticker_actors.model.stream_messages import HEARTBEAT_SECONDS, CloseCode, Resume
-from ticker_actors.web import decoding, tickets
+from ticker_actors.web import clients, decoding, tickets
 from ticker_actors.web.events import Sequence, events_after
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.problems import Problem, bad_fields, database_away, not_found
@@ -62,7 +62,7 @@ class StreamQuery(msgspec.Struct, frozen=True):
 def blueprint(parts: Parts, issued: Tickets) -> Blueprint:
     """The routes of the stream."""
     routes = Blueprint("stream", __name__)
-    hub = parts.hub
+    hub, trusted = parts.hub, parts.settings.proxies
 
     @routes.websocket("/advanced/ws/orders/<account_id>")
     async def orders(account_id: str) -> None:
@@ -75,7 +75,7 @@ def blueprint(parts: Parts, issued: Tickets) -> Blueprint:
         client = Subscription(
             account_id,
             connection,
-            address=websocket.remote_addr or "",
+            address=clients.address(websocket, trusted),
             conflating=wish.conflate is not None,
         )
         try:
