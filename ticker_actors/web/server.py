@@ -300,8 +300,8 @@ class HTTP11(H11Protocol):
       in Hypercorn they killed the server (https://github.com/pgjones/hypercorn/issues/225).
     - No permessage-deflate: Hypercorn inflates a message before it looks at its size.
     - Too big a message ends the connection; in Hypercorn the client could go on sending.
-    - A handler that receives nothing ends when its queue has been full for `receive_timeout`; in
-      Hypercorn the connection was never read again, not even when the client closed it.
+    - A handler that receives nothing, or has ended early, holds its connection no longer than
+      `receive_timeout` once its queue is full; in Hypercorn that was never read or closed again.
     - A finished request is not cancelled; in Hypercorn the end of a response is told to Quart-Trio
       as a disconnect, which cancelled what was left to do: to hang up, or to start the idle clock.
     """
@@ -369,12 +369,10 @@ class HTTP11(H11Protocol):
     ) -> None:
         """Hand the handler what its client sent, or end the connection."""
         with trio.move_on_after(self.config.receive_timeout) as waiting:
-            if message["type"] != "websocket.receive":
-                waiting.deadline = math.inf  # the end: whoever hangs up sets it a limit
             await put(message)
         if waiting.cancelled_caught:
-            logger.error("messages_not_received", path=websocket.scope["path"])
-            if websocket.state is ASGIWebsocketState.CONNECTED:
+            if websocket.state is ASGIWebsocketState.CONNECTED:  # else the handler has ended
+                logger.error("messages_not_received", path=websocket.scope["path"])
                 await websocket.app_send(
                     {"type": "websocket.close", "code": CloseReason.INTERNAL_ERROR, "reason": None}
                 )
