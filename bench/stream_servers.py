@@ -35,6 +35,7 @@ from ticker_actors.web import stream
 from ticker_actors.web.app import answer_errors
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.server import open_listeners, serve_app
+from ticker_actors.web.tickets import Tickets
 
 PATH = f"/advanced/ws/orders/{PRIMARY}"
 STREAM = "st_0123456789abcdef"
@@ -81,7 +82,7 @@ async def ours(port: int) -> None:
         settings=UNLIMITED,
     )
     app = QuartTrio(__name__)
-    app.register_blueprint(stream.blueprint(cast("Parts", parts)))
+    app.register_blueprint(stream.blueprint(cast("Parts", parts), Tickets()))
     answer_errors(app)
     listeners = await open_listeners("127.0.0.1", port)
     async with trio.open_nursery() as nursery, trio.lowlevel.FdStream(os.dup(0)) as orders:

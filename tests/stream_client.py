@@ -12,7 +12,7 @@ SOON = 5.0
 """Seconds within which what must happen does."""
 HANDSHAKE = (
     "GET {} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{}\r\n"
 )
 TEXT, BYTES, CLOSE, PING = 0x81, 0x82, 0x88, 0x89
 """The first byte of a frame (RFC 6455, section 5.2)."""
@@ -47,9 +47,9 @@ class StreamClient:
         self._patience = patience
         self._data = bytearray()
 
-    async def handshake(self, target: str) -> None:
+    async def handshake(self, target: str, headers: str = "") -> None:
         """Open the stream; raises `Refused`."""
-        await self.tcp.send_all(HANDSHAKE.format(target).encode())
+        await self.tcp.send_all(HANDSHAKE.format(target, headers).encode("latin-1"))
         while b"\r\n\r\n" not in self._data:
             await self._more()
         head, _, self._data = self._data.partition(b"\r\n\r\n")
@@ -123,10 +123,10 @@ class StreamClient:
 
 @asynccontextmanager
 async def open_stream(
-    port: int, query: str = "", account: str = "primary"
+    port: int, query: str = "", account: str = "primary", headers: str = ""
 ) -> AsyncGenerator[StreamClient]:
     """A client whose stream is open; its welcome is its first message."""
     async with await trio.open_tcp_stream("127.0.0.1", port) as tcp:
         client = StreamClient(tcp)
-        await client.handshake(f"/advanced/ws/orders/{account}{query}")
+        await client.handshake(f"/advanced/ws/orders/{account}{query}", headers)
         yield client

@@ -16,7 +16,7 @@ from ticker_actors.actors.janitor import (
     sweep,
 )
 from ticker_actors.metrics import Metrics
-from ticker_actors.model.retention import TABLES, CannotPrune, Cutoffs, Table, cutoffs
+from ticker_actors.model.retention import TABLES, CannotPrune, Cutoffs, Retention, Table, cutoffs
 from ticker_actors.model.schedule import Schedule
 
 NIGHTLY = Schedule("0 2 * * *", ZoneInfo("Asia/Kolkata"))
@@ -24,6 +24,7 @@ NOON = datetime(2025, 11, 20, 12, tzinfo=UTC)
 TWO = datetime(2025, 11, 20, 20, 30, tzinfo=UTC)
 """At night, in India."""
 DAY = timedelta(days=1)
+WEEK = Retention(7, events=1000)
 
 
 class WallClock:
@@ -69,7 +70,7 @@ class Forbidding(Dusty):
 async def started(nursery: trio.Nursery, clock: WallClock, tables: Dusty) -> Metrics:
     """A janitor that has made up for what it may have missed."""
     metrics = Metrics()
-    nursery.start_soon(keep_tidy, tables, clock, NIGHTLY, 7, metrics)
+    nursery.start_soon(keep_tidy, tables, clock, NIGHTLY, WEEK, metrics)
     await trio.sleep(START_PAUSE_SECONDS + 10)
     return metrics
 
@@ -96,9 +97,9 @@ async def test_it_tidies_up_at_the_scheduled_times(autojump_clock: MockClock) ->
         await trio.sleep(2 * DAY.total_seconds())
         nursery.cancel_scope.cancel()
     assert tables.swept == [
-        (NOON + timedelta(seconds=START_PAUSE_SECONDS), cutoffs(TWO - DAY, 7)),
-        (TWO, cutoffs(TWO, 7)),
-        (TWO + DAY, cutoffs(TWO + DAY, 7)),
+        (NOON + timedelta(seconds=START_PAUSE_SECONDS), cutoffs(TWO - DAY, WEEK)),
+        (TWO, cutoffs(TWO, WEEK)),
+        (TWO + DAY, cutoffs(TWO + DAY, WEEK)),
     ]
 
 
@@ -118,7 +119,7 @@ async def test_others_get_their_turn_in_between(autojump_clock: MockClock) -> No
     """After each transaction it sleeps."""
     steps: list[float] = []
     tables = Dusty(WallClock(NOON), rows=2500)
-    await sweep(tables, cutoffs(NOON, 7), lambda _: steps.append(trio.current_time()))
+    await sweep(tables, cutoffs(NOON, WEEK), lambda _: steps.append(trio.current_time()))
     assert len(steps) == len(set(steps)) == 3 * len(TABLES)
 
 
@@ -132,7 +133,7 @@ async def test_a_clock_put_forward_is_noticed(autojump_clock: MockClock, jump: t
         clock.set(NOON + jump)
         await trio.sleep(LONGEST_SLEEP_SECONDS + 1)
         nursery.cancel_scope.cancel()
-    assert [old for _, old in tables.swept] == [cutoffs(TWO - DAY, 7), cutoffs(TWO, 7)]
+    assert [old for _, old in tables.swept] == [cutoffs(TWO - DAY, WEEK), cutoffs(TWO, WEEK)]
 
 
 async def test_a_clock_put_back_is_noticed(autojump_clock: MockClock) -> None:
@@ -144,7 +145,7 @@ async def test_a_clock_put_back_is_noticed(autojump_clock: MockClock) -> None:
         clock.set(NOON)
         await trio.sleep(DAY.total_seconds())
         nursery.cancel_scope.cancel()
-    assert tables.swept[1:] == [(TWO, cutoffs(TWO, 7))]
+    assert tables.swept[1:] == [(TWO, cutoffs(TWO, WEEK))]
 
 
 async def test_a_start_is_left_alone(mock_clock: MockClock) -> None:
@@ -152,7 +153,7 @@ async def test_a_start_is_left_alone(mock_clock: MockClock) -> None:
     clock = WallClock(NOON)
     tables = Dusty(clock)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keep_tidy, tables, clock, NIGHTLY, 7, Metrics())
+        nursery.start_soon(keep_tidy, tables, clock, NIGHTLY, WEEK, Metrics())
         await wait_all_tasks_blocked()
         mock_clock.jump(START_PAUSE_SECONDS - 1)
         await wait_all_tasks_blocked()
@@ -163,7 +164,8 @@ async def test_a_start_is_left_alone(mock_clock: MockClock) -> None:
 def test_the_least_retention_is_a_day_and_a_key_lives_a_week() -> None:
     """Whatever is asked for: the limits at the broker count the last day."""
     for days in (0, 1):
-        old = cutoffs(NOON, days)
+        old = cutoffs(NOON, Retention(days))
         assert (old.old, old.week) == (NOON - DAY, NOON - 7 * DAY)
-    assert cutoffs(NOON, 30).week == cutoffs(NOON, 30).old == NOON - 30 * DAY
-    assert str(cutoffs(datetime(2025, 11, 20, 19, tzinfo=UTC), 1).day) == "2025-11-20"
+    assert cutoffs(NOON, Retention(30)).week == cutoffs(NOON, Retention(30)).old == NOON - 30 * DAY
+    assert (cutoffs(NOON, Retention(30)).events, cutoffs(NOON, WEEK).events) == (None, 1000)
+    assert str(cutoffs(datetime(2025, 11, 20, 19, tzinfo=UTC), Retention(1)).day) == "2025-11-20"

@@ -39,7 +39,7 @@ from ticker_actors.model.changes import (
     KeyTaken,
 )
 from ticker_actors.model.database import postgres as postgres_address
-from ticker_actors.model.retention import TABLES, Table, cutoffs
+from ticker_actors.model.retention import TABLES, Retention, Table, cutoffs
 from ticker_actors.model.tasks import OrderTask, Phase, Reason, TaskStatus
 from ticker_actors.store import retention
 from ticker_actors.store.postgres_prune import PostgresPruner
@@ -108,10 +108,12 @@ def attempt(number: int, at: datetime = LONG_AGO) -> Attempt:
     )
 
 
-async def tidy(store: Store, days: int = DAYS, now: datetime = AT) -> dict[str, int]:
+async def tidy(
+    store: Store, days: int = DAYS, now: datetime = AT, newest: int = 0
+) -> dict[str, int]:
     """Delete all that is too old: how many rows of each table."""
     deleted = Counter[str]()
-    await sweep(store, cutoffs(now, days), deleted.update)
+    await sweep(store, cutoffs(now, Retention(days, newest)), deleted.update)
     return dict(deleted)
 
 
@@ -374,6 +376,45 @@ async def test_the_log_goes_on_counting_when_it_is_empty(store: Store, place: Pl
     assert left(place, "order_events", "sequence") == [1, 3]
 
 
+async def test_of_a_log_only_the_newest_are_kept(store: Store, place: Place) -> None:
+    """So many of each account, however young the others are; with 0 there is no such limit."""
+    await store.claim("second", "me")
+    await events(store, *[AT] * 5)
+    other = (event("x", account_id="second"), event("y", account_id="second"))
+    await commit(store, Change(account_id="second", events=other))
+    assert await tidy(store, newest=0) == await tidy(store, newest=5) == {}
+    assert await tidy(store, newest=3) == {"order_events": 2}
+    assert await tidy(store, newest=3) == {}
+    await commit(store, change(events=(event("next"),)))
+    assert await tidy(store, newest=1) == {"order_events": 4}
+    found = place.execute("SELECT account_id, sequence FROM order_events ORDER BY 1")
+    assert found == [("primary", 6), ("second", 2)]
+
+
+async def test_the_newest_are_kept_only_as_long_as_they_are_young(
+    store: Store, place: Place
+) -> None:
+    """Whichever limit is reached first counts."""
+    await events(store, LONG_AGO, LONG_AGO, LONG_AGO, LATELY, AT)
+    assert await tidy(store, newest=3) == {"order_events": 3}
+    assert left(place, "order_events", "sequence") == [4, 5]
+
+
+async def test_an_event_beyond_the_number_that_a_webhook_waits_for_stays(
+    store: Store, place: Place
+) -> None:
+    """And what is after it, so that the log has no hole."""
+    await store.commit([change(webhooks=(webhook(),))], AT)
+    await events(store, *[AT] * 4)
+    results = tuple(delivered(number, "succeeded") for number in (1, 3, 4))
+    await store.commit([change(deliveries=results)], AT)
+    assert await tidy(store, newest=1) == {"order_events": 1}
+    assert left(place, "order_events", "sequence") == [2, 3, 4]
+    await store.commit([change(deliveries=(delivered(2, "failed"),))], AT)
+    assert await tidy(store, newest=1) == {"order_events": 2}
+    assert left(place, "order_events", "sequence") == [4]
+
+
 # How it is done.
 
 
@@ -392,7 +433,7 @@ async def test_a_transaction_deletes_no_more_than_a_thousand_rows(store: Store) 
     ]
     await store.commit(made, LONG_AGO)
     steps: list[dict[str, int]] = []
-    old = cutoffs(AT, DAYS)
+    old = cutoffs(AT, Retention(DAYS))
     for table in TABLES:
         while gone := await store.prune(table, old):
             steps.append(dict(gone))
@@ -402,6 +443,16 @@ async def test_a_transaction_deletes_no_more_than_a_thousand_rows(store: Store) 
         total.update(step)
     names = ("order_tasks", "idempotency_keys", "task_attempts", "order_events")
     assert total == dict.fromkeys(names, many)
+
+
+async def test_too_many_events_go_a_thousand_at_a_time(store: Store) -> None:
+    """Orders are stored in between."""
+    many = tuple(event(str(number)) for number in range(2500))
+    await commit(store, change(events=many))
+    old, steps = cutoffs(AT, Retention(DAYS, 1)), list[int]()
+    while gone := await store.prune("order_events", old):
+        steps.append(gone["order_events"])
+    assert steps == [retention.MOST_ROWS, retention.MOST_ROWS, 499]
 
 
 async def test_a_task_that_is_written_while_it_is_deleted_is_whole(store: Store) -> None:
@@ -437,7 +488,7 @@ async def test_no_table_is_read_whole(tmp_path: Path, table: Table) -> None:
     place = SqlitePlace(tmp_path / "ticker.db")
     async with place.open():
         pass
-    sql, values = retention.deletion(table, cutoffs(AT, DAYS))
+    sql, values = retention.deletion(table, cutoffs(AT, Retention(DAYS)))
     sql = re.sub(r"\$\d+", "'2025'", sql)
     assert values
     steps = [row[-1] for row in place.execute(f"EXPLAIN QUERY PLAN {sql}")]
@@ -457,7 +508,9 @@ async def test_a_file_is_tidied_beside_the_service_that_has_it_open(tmp_path: Pa
         await store.claim("primary", "me")
         await commit(store, change(ended(1)))
         with SqlitePruner.open(place.path) as pruner:
-            assert await pruner.prune("order_tasks", cutoffs(AT, DAYS)) == {"order_tasks": 1}
+            assert await pruner.prune("order_tasks", cutoffs(AT, Retention(DAYS))) == {
+                "order_tasks": 1
+            }
         assert await commit(store, change(ended(2))) == [Committed]
     place.execute("PRAGMA user_version = 1")
     with (
@@ -480,7 +533,9 @@ async def test_a_database_is_tidied_beside_its_service(postgres_url: str) -> Non
         await store.claim("primary", "me")
         await commit(store, change(ended(1)))
         async with PostgresPruner.open(address) as pruner:
-            assert await pruner.prune("order_tasks", cutoffs(AT, DAYS)) == {"order_tasks": 1}
+            assert await pruner.prune("order_tasks", cutoffs(AT, Retention(DAYS))) == {
+                "order_tasks": 1
+            }
         assert await commit(store, change(ended(2))) == [Committed]
         place.execute("DELETE FROM schema_migrations WHERE number = 2")
         with pytest.raises(StoreError, match="another program or version"):

@@ -2,21 +2,49 @@
 
 Where a test runs on both, the bad behaviour of the plain server is asserted too: when such a test
 fails, upstream has mended something and `ticker_actors/web/server.py` can shrink.
+
+What Hypercorn 0.18 does on Trio, and the tests that say so:
+
+1. A byte sent with the handshake ends the server: `test_early_bytes_do_not_end_the_server`,
+   `test_exception_ends_its_own_connection`.
+2. A client that does not read blocks its handler, time-outs and the stop:
+   `test_client_that_does_not_read_is_cut`, `test_time_out_round_a_send_fires_and_cuts_no_frame`,
+   `test_client_that_does_not_read_cannot_hold_up_the_stop`.
+3. No close frame at a stop: `test_stop_closes_websockets_with_1012`.
+4. The size of a message has no limit: `test_message_too_big_ends_the_connection`,
+   `test_no_compression_is_agreed`, `test_small_message_stays_small`.
+5. A handler that never receives misses the close: `test_handler_that_never_receives_is_ended`,
+   `test_handler_that_ends_before_its_messages_hangs_up`.
+6. A ping needs no answer: `test_silent_client_is_closed`.
+7. A handler's exception closes with 1000: `test_failed_handler_closes_with_1011`.
+8. `after_serving` is cut: `test_after_serving_is_cut`, here too, so nothing is saved there.
+9. A connection ends after 1 000 requests: `test_busy_connection_is_kept`.
+10. The rest of a finished request is cancelled: `test_connection_close_closes`,
+    `test_idle_connection_is_closed`, `test_idle_connections_do_not_delay_the_stop`.
+11. HTTP/2 goes past all of that: `test_http2_is_refused`, `test_upgrade_to_http2_is_ignored`.
+
+Besides: `test_broken_frame_is_answered`, `test_first_request_must_come_soon`,
+`test_first_request_must_come_whole`, `test_two_lengths_are_refused`,
+`test_improper_handshake_is_answered_and_closed`.
 """
 
 import errno
 import resource
 import socket
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import tracemalloc
+import zlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, cast
 
 import pytest
 import trio
 import trio.testing
 from hypercorn.config import Config
 from hypercorn.trio import serve
+from hypercorn.typing import ASGIReceiveCallable, Scope
 from quart import request, websocket
 from quart_trio import QuartTrio
 from structlog.testing import capture_logs
@@ -41,6 +69,8 @@ WHILE = 0.4
 """Seconds for which the plain server is seen not to do what it should."""
 MIB = 1024 * 1024
 NARROW = 4096
+MASK = bytes(4)
+"""Of a client's frame (RFC 6455, section 5.3): zeros change nothing."""
 CHUNK = 65_536
 CHUNK_FRAME = b"\x81\x7f" + CHUNK.to_bytes(8, "big") + b"x" * CHUNK
 HANDSHAKE = (
@@ -77,6 +107,8 @@ class Desk:
             self.fail,
             self.flood,
             self.doze,
+            self.listen_late,
+            self.listen_once,
             self.babble,
             self.patient,
             self.push,
@@ -141,6 +173,18 @@ class Desk:
             self.cut = did_not_read(websocket)
             self.left.set()
 
+    async def listen_late(self) -> None:
+        """Take no message before it is released, then all."""
+        await websocket.accept()
+        await self.release.wait()
+        while True:
+            await websocket.send(await websocket.receive())
+
+    async def listen_once(self) -> None:
+        """Take one message, some time after more have come."""
+        await websocket.receive()
+        await self.release.wait()
+
     async def babble(self) -> None:
         """Send for ever, and nothing else."""
         try:
@@ -170,6 +214,21 @@ class Desk:
             pass
         assert connection.push(b"\x81\x05third") > 0
         await websocket.send("fourth")
+
+
+async def terse(
+    scope: Scope, receive: ASGIReceiveCallable, send: Callable[[Any], Awaitable[None]]
+) -> None:
+    """An application without Quart, for many requests: it says hello."""
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    headers = [(b"content-length", b"5")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"hello", "more_body": False})
 
 
 # Servers and clients
@@ -246,7 +305,7 @@ async def serving(
 
 def text_frame(text: str) -> bytes:
     """Make a client's frame, masked with zeros."""
-    return bytes((0x81, 0x80 | len(text))) + bytes(4) + text.encode()
+    return bytes((0x81, 0x80 | len(text))) + MASK + text.encode()
 
 
 async def read_until(stream: trio.SocketStream, end: bytes) -> bytes:
@@ -629,6 +688,22 @@ async def test_idle_connection_is_closed(*, plain: bool) -> None:
 
 
 @BOTH
+@pytest.mark.slow  # a second and more of requests, on a machine that has nothing else to do
+async def test_busy_connection_is_kept(*, plain: bool) -> None:
+    """More than a thousand requests may come on one connection (Hypercorn hangs up on them)."""
+    most, answered, answer = 1100, 0, b""
+    app = cast("QuartTrio", terse)
+    async with serving(app, plain=plain) as running, await running.connect() as stream:
+        while answered < most and b"connection: close" not in answer.lower():
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            answer = await read_until(stream, b"hello")
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            answered += 1
+    assert (b"connection: close" in answer.lower()) is plain
+    assert (answered < most) is plain
+
+
+@BOTH
 async def test_disconnect_cancels_the_handler(*, plain: bool) -> None:
     """A client that leaves in the middle of a request cancels its handler."""
     desk = Desk()
@@ -677,21 +752,140 @@ async def test_no_compression_is_agreed(*, plain: bool) -> None:
 
 
 @BOTH
+async def test_small_message_stays_small(*, plain: bool) -> None:
+    """16 KiB that would unpack to 16 MiB are refused unread (Hypercorn unpacks, then measures)."""
+    offer = b"Sec-WebSocket-Extensions: permessage-deflate\r\n"
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = packer.compress(bytes(16 * MIB)) + packer.flush(zlib.Z_SYNC_FLUSH)
+    bomb = b"\xc1\xfe" + len(packed).to_bytes(2, "big") + bytes(4) + packed
+    async with (
+        serving(Desk().app(), plain=plain, websocket_max_message_size=4096) as running,
+        await handshake(running, b"/echo", headers=offer) as stream,
+    ):
+        await read_until(stream, b"\r\n\r\n")
+        tracemalloc.start()
+        try:
+            await stream.send_all(bomb)
+            answer = await read_until(stream, closed(1009)) if plain else await read_all(stream)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert (peak > 16 * MIB) is plain
+        assert (closed(1009) in answer) is plain
+
+
+@BOTH
 async def test_message_too_big_ends_the_connection(*, plain: bool) -> None:
     """Too big a message is answered 1009 and the end (Hypercorn lets the client go on)."""
     async with (
-        serving(Desk().app(), plain=plain, websocket_max_message_size=4096) as running,
+        serving(
+            Desk().app(), plain=plain, websocket_max_message_size=4096, linger_timeout=0.1
+        ) as running,
         await handshake(running, b"/echo") as stream,
     ):
         await read_until(stream, b"\r\n\r\n")
-        await stream.send_all(b"\x81\xff" + MIB.to_bytes(8, "big") + bytes(4) + b"x" * 5000)
+        await stream.send_all(b"\x81\xff" + (2**40).to_bytes(8, "big") + bytes(4) + b"x" * 5000)
         assert closed(1009) in await read_until(stream, closed(1009))
-        assert await stays_open(stream) is plain
+        with trio.move_on_after(WHILE) as pouring, suppress(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(b"x" * CHUNK)
+        assert pouring.cancelled_caught is plain
+
+
+BROKEN = {
+    "not UTF-8": (b"\x81\x81" + bytes(4) + b"\xff", 1007),
+    "half a character": (b"\x81\x81" + bytes(4) + b"\xc3", 1007),
+    "not UTF-8 in a close": (b"\x88\x83" + bytes(4) + b"\x03\xe8\xff", 1007),
+    "unmasked": (b"\x81\x05hello", 1002),
+    "reserved bit": (b"\xc1\x80" + bytes(4), 1002),
+    "unknown opcode": (b"\x83\x80" + bytes(4), 1002),
+    "ping in pieces": (b"\x09\x80" + bytes(4), 1002),
+    "long ping": (b"\x89\xfe\x00\x7e" + bytes(4 + 126), 1002),
+    "nothing to go on with": (b"\x80\x80" + bytes(4), 1002),
+    "a message in another": ((b"\x01\x80" + bytes(4)) * 2, 1002),
+    "length spelt long": (b"\x81\xfe\x00\x01" + bytes(5), 1002),
+    "close code 1005": (b"\x88\x82" + bytes(4) + b"\x03\xed", 1002),
+    "close of a byte": (b"\x88\x81" + bytes(5), 1002),
+}
+"""What a client must not send (RFC 6455, sections 5 to 8), and the code that says so."""
+
+
+@BOTH
+@pytest.mark.parametrize("frame, code", BROKEN.values(), ids=BROKEN)
+async def test_broken_frame_is_answered(frame: bytes, code: int, *, plain: bool) -> None:
+    """It ends its own connection with the RFC's code, and is no error of ours (Hypercorn: mute)."""
+    with capture_logs() as logs:
+        async with (
+            serving(Desk().app(), plain=plain, websocket_ping_interval=None) as running,
+            await handshake(running, b"/echo") as other,
+            await handshake(running, b"/echo") as stream,
+        ):
+            await read_until(other, b"\r\n\r\n")
+            await read_until(stream, b"\r\n\r\n")
+            await stream.send_all(frame + text_frame("too late"))
+            answer = await read_all(stream)
+            if plain:
+                assert answer == b""
+            else:  # one close frame, which says in words what is wrong
+                assert (answer[0], answer[1]) == (0x88, len(answer) - 2)
+                assert answer[2:4] == code.to_bytes(2, "big")
+            await other.send_all(text_frame("still here"))
+            assert b"still here" in await read_until(other, b"still here")
+    assert logs == []
+
+
+@BOTH
+async def test_handler_that_never_receives_is_ended(*, plain: bool) -> None:
+    """When its queue stays full it ends with 1011 (in Hypercorn it misses even the close)."""
+    desk = Desk()
+    with capture_logs() as logs:
+        async with (
+            serving(desk.app(), plain=plain, receive_timeout=0.1, linger_timeout=0.1) as running,
+            await handshake(running, b"/doze") as stream,
+        ):
+            await read_until(stream, b"\r\n\r\n")
+            await stream.send_all(text_frame("hear me") * 40 + b"\x88\x80" + bytes(4))
+            assert await happens(desk.left, WHILE if plain else SOON) is not plain
+            if not plain:
+                assert closed(1011) in await read_all(stream)
+    assert [line["event"] for line in logs] == ([] if plain else ["messages_not_received"])
+
+
+@BOTH
+async def test_handler_that_ends_before_its_messages_hangs_up(*, plain: bool) -> None:
+    """What its client has sent too much does not keep the connection (in Hypercorn it does)."""
+    desk = Desk()
+    with capture_logs() as logs:
+        async with (
+            serving(desk.app(), plain=plain, receive_timeout=0.1, linger_timeout=0.1) as running,
+            await handshake(running, b"/listen_once") as stream,
+        ):
+            await read_until(stream, b"\r\n\r\n")
+            await stream.send_all(text_frame("too much") * 40)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            desk.release.set()
+            assert closed(1000) in await read_until(stream, closed(1000))
+            assert await stays_open(stream) is plain
+    assert logs == []
+
+
+async def test_handler_that_receives_late_misses_nothing() -> None:
+    """A full queue only holds the client up, for as long as `receive_timeout` allows."""
+    desk = Desk()
+    async with (
+        serving(desk.app(), receive_timeout=SOON) as running,
+        await handshake(running, b"/listen_late") as stream,
+    ):
+        await read_until(stream, b"\r\n\r\n")
+        await stream.send_all(text_frame("again") * 60 + text_frame("the last"))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        desk.release.set()
+        assert (await read_until(stream, b"the last")).count(b"again") == 60
 
 
 async def test_frames_without_a_message_are_read_bit_by_bit() -> None:
     """Six bytes make a pong: a client that sends nothing else does not keep the others waiting."""
-    pongs = (b"\x8a\x80" + bytes(4)) * (2 * WEBSOCKET_BYTES_PER_SECOND // 6)  # two seconds of them
+    pongs = (b"\x8a\x80" + bytes(4)) * (WEBSOCKET_BYTES_PER_SECOND // 4)  # 1.5 seconds of them
     echoed = trio.Event()
     async with (
         serving(Desk().app()) as running,
@@ -725,11 +919,15 @@ async def test_failed_handler_closes_with_1011(*, plain: bool) -> None:
         assert (await read_all(stream)).endswith(closed(1000 if plain else 1011))
 
 
-async def test_silent_client_is_closed() -> None:
-    """A WebSocket client that sends nothing, not even pongs, is closed with 4002; others stay."""
+@BOTH
+async def test_silent_client_is_closed(*, plain: bool) -> None:
+    """A client that answers no ping is closed with 4002, others stay (Hypercorn keeps all)."""
     pong = b"\x8a\x80" + bytes(4)
+    silent_end = b"\x88\x08" + (4002).to_bytes(2, "big") + b"silent"
     async with (
-        serving(Desk().app(), websocket_ping_interval=0.1, silence_timeout=0.3) as running,
+        serving(
+            Desk().app(), plain=plain, websocket_ping_interval=0.1, silence_timeout=0.3
+        ) as running,
         await handshake(running, b"/echo") as silent,
         await handshake(running, b"/echo") as lively,
         trio.open_nursery() as nursery,
@@ -741,7 +939,12 @@ async def test_silent_client_is_closed() -> None:
                 if b"\x89\x00" in data:
                     await lively.send_all(pong)
 
-        assert b"\x88\x08" + (4002).to_bytes(2, "big") + b"silent" in await read_all(silent)
+        heard = bytearray()
+        with trio.move_on_after(SOON if not plain else 2 * WHILE) as waiting:
+            async for data in silent:
+                heard += data
+        assert waiting.cancelled_caught is plain
+        assert heard.endswith(silent_end) is not plain
         await trio.sleep(0.2)  # past the other's time, had it not answered
         nursery.cancel_scope.cancel()
         await lively.send_all(text_frame("still here"))
@@ -832,6 +1035,26 @@ async def test_running_request_may_finish() -> None:
             desk.release.set()
             assert b"released" in await read_all(stream)
         assert await happens(running.ended, 0.5)
+
+
+@BOTH
+async def test_after_serving_is_cut(*, plain: bool) -> None:
+    """A shutdown function that takes its time is cut without a word, on either server."""
+    app, begun, saved = Desk().app(), trio.Event(), trio.Event()
+    app.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = 0.2  # 5 s unless it is set
+
+    @app.after_serving
+    async def save() -> None:
+        begun.set()
+        await trio.sleep(SOON)
+        saved.set()
+
+    async with serving(app, plain=plain, lifespan_timeout=0.2) as running:
+        running.stopping.set()
+        assert await happens(running.ended, SOON / 2)
+    assert begun.is_set()
+    assert not saved.is_set()
+    assert running.error is None
 
 
 async def test_stuck_request_and_shutdown_function_are_cut() -> None:

@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from ticker_actors.model.limits import Limits
+from ticker_actors.model.retention import Retention
 from ticker_actors.settings import Settings, SettingsError, load
 
 KEY = "0123456789abcdef"
@@ -61,6 +62,8 @@ def test_values_are_read_as_what_they_mean() -> None:
         ("TASK_RETENTION_DAYS", "0"),
         ("TASK_RETENTION_DAYS", "7.5"),
         ("TASK_RETENTION_DAYS", "99999999"),
+        ("EVENT_RETENTION_COUNT", "-1"),
+        ("EVENT_RETENTION_COUNT", "many"),
         ("TASK_CLEANUP_SCHEDULE", "daily"),
         ("TASK_CLEANUP_SCHEDULE", "0 25 * * *"),
         ("TASK_CLEANUP_SCHEDULE", "0 2 30 2 *"),
@@ -86,6 +89,9 @@ def test_values_are_read_as_what_they_mean() -> None:
         ("ALLOWED_HOSTS", "https://desk.example"),
         ("ALLOWED_ORIGINS", "https://desk.example/"),
         ("ALLOWED_ORIGINS", "desk.example"),
+        ("TRUSTED_PROXIES", "proxy.example"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8, 10.0.0.1/8"),
+        ("TRUSTED_PROXIES", "*"),
         ("DATABASE_URL", "mysql://user:pass@host/db"),
         ("DATABASE_URL", "postgresql://user:pass@host"),
         ("DATABASE_URL", "postgresql://user:pass@host/"),
@@ -130,9 +136,10 @@ def test_secrets_are_not_in_the_sentence() -> None:
 
 
 def test_the_nightly_cleanup_is_at_two_in_india() -> None:
-    """A week is kept; TZ moves the hour."""
+    """A week is kept, and 100 000 events of an account; TZ moves the hour."""
     noon = datetime(2025, 11, 20, 12, tzinfo=UTC)
-    assert load({}).task_retention_days == 7
+    assert load({}).retention == Retention(7, 100_000)
+    assert load({"EVENT_RETENTION_COUNT": "0"}).retention == Retention(7, 0)
     for zone, hour in ((None, "20:30"), ("UTC", "02:00"), ("America/New_York", "07:00")):
         schedule = load({} if zone is None else {"TZ": zone}).cleanup_schedule
         assert f"{schedule.after(noon):%H:%M}" == hour
@@ -202,6 +209,13 @@ def test_passwords_are_decoded() -> None:
     assert address is not None
     assert address.password == "p@/ss"
     assert load({}).postgres is None
+
+
+def test_trusted_proxies_are_addresses_and_networks() -> None:
+    """With commas, of both families; by default nobody is trusted."""
+    assert load({}).proxies == ()
+    found = load({"TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.7,::1"}).proxies
+    assert [str(network) for network in found] == ["10.0.0.0/8", "192.0.2.7/32", "::1/128"]
 
 
 def test_settings_are_frozen() -> None:

@@ -1,7 +1,7 @@
 """The order stream on real sockets: welcome, resume, snapshot, heartbeats, ends."""
 
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 import trio
 from msgspec.structs import replace
+from quart import websocket
 from quart_trio import QuartTrio
 
 from tests.stores import order
@@ -23,8 +24,10 @@ from ticker_actors.model.events import Event
 from ticker_actors.settings import Settings
 from ticker_actors.web import stream as web_stream
 from ticker_actors.web.app import answer_errors
+from ticker_actors.web.doors import Doors
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.server import ServerConfig, open_listeners, serve_app
+from ticker_actors.web.tickets import Tickets
 
 NO_LIMITS = Settings(
     stream_connections_per_account=0,
@@ -74,6 +77,14 @@ class Serving:
     log: Log
     metrics: Metrics
     stopping: trio.Event
+    tickets: Tickets
+    chance: Random
+
+    def ticket(self, account: str = ACCOUNT) -> str:
+        """A new one."""
+        ticket = self.tickets.issue(account, self.chance.getrandbits)
+        assert ticket is not None
+        return ticket
 
     async def until(self, **expected: int) -> None:
         """Wait for these statistics."""
@@ -110,8 +121,14 @@ async def serving(
         tables=log,
         settings=given,
     )
-    app = QuartTrio(__name__)
-    app.register_blueprint(web_stream.blueprint(cast("Parts", parts)))
+    app, tickets = QuartTrio(__name__), Tickets()
+    doors = Doors(given, tickets)
+
+    @app.before_websocket
+    async def enter() -> None:
+        doors.check(websocket)
+
+    app.register_blueprint(web_stream.blueprint(cast("Parts", parts), tickets))
     answer_errors(app)
     config = ServerConfig()
     config.send_timeout = 0.2
@@ -121,7 +138,8 @@ async def serving(
         await hub.start_from(ACCOUNT, len(log.stored) if head is None else head, (order(1),))
         stopping = trio.Event()
         await nursery.start(partial(serve_app, app, listeners, stopping=stopping, config=config))
-        yield Serving(listeners[0].socket.getsockname()[1], hub, log, metrics, stopping)
+        port = listeners[0].socket.getsockname()[1]
+        yield Serving(port, hub, log, metrics, stopping, tickets, Random(2))
         nursery.cancel_scope.cancel()
 
 
@@ -458,6 +476,90 @@ async def test_too_many_streams_are_refused(limit: str, wait: str) -> None:
         with pytest.raises(Refused) as refused:
             await streams.enter_async_context(open_stream(served.port))
         assert (refused.value.status, refused.value.retry_after) == (429, wait)
+
+
+async def test_clients_behind_a_trusted_proxy_are_told_apart() -> None:
+    """The limit of an address is the client's; without trust it is the proxy's, as it was."""
+    one_each = replace(NO_LIMITS, stream_connections_per_address=1)
+    for trusted, entered in (("127.0.0.0/8", 3), ("10.0.0.0/8", 1)):
+        async with (
+            serving(given=replace(one_each, trusted_proxies=(trusted,))) as served,
+            AsyncExitStack() as streams,
+        ):
+            for forwarded in (
+                "X-Forwarded-For: 198.51.100.1\r\n",
+                "X-Forwarded-For: made up\r\nX-Forwarded-For: 198.51.100.2:4711\r\n",
+                "X-Forwarded-For: 198.51.100.3, 198.51.100.1\r\n",
+                "X-Forwarded-For: \xff, no address\r\n",
+            ):
+                with suppress(Refused):
+                    await streams.enter_async_context(open_stream(served.port, headers=forwarded))
+            assert (await served.hub.statistics()).total_connections == entered
+
+
+async def test_a_ticket_opens_one_stream() -> None:
+    """In place of the key, that of its account, and not a second time."""
+    async with serving(given=replace(NO_LIMITS, api_key="0123456789abcdef")) as served:
+        ticket, other = served.ticket(), served.ticket("second")
+        async with open_stream(served.port, f"?ticket={ticket}") as client:
+            assert (await client.message())["type"] == "connected"
+        for query, status in (("", 401), (f"?ticket={ticket}", 401), (f"?ticket={other}", 403)):
+            with pytest.raises(Refused) as refused:
+                async with open_stream(served.port, query):
+                    raise AssertionError
+            assert refused.value.status == status
+
+
+async def test_a_refused_handshake_does_not_use_its_ticket_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The client comes again, when there is room or with better wishes, and need not ask anew."""
+    monkeypatch.setattr(web_stream, "READ_SECONDS", 0.1)
+    given = replace(NO_LIMITS, api_key="0123456789abcdef", stream_connections_per_account=1)
+    async with serving(some(1, 3), given=given) as served:
+        ticket = served.ticket()
+        nowhere = served.ticket("nowhere")
+
+        async def refused(query: str = "", account: str = ACCOUNT, with_: str = ticket) -> int:
+            with pytest.raises(Refused) as info:
+                async with open_stream(served.port, f"?ticket={with_}{query}", account):
+                    raise AssertionError
+            return info.value.status
+
+        assert await refused("&v=3") == 422
+        assert [await refused(account="nowhere", with_=nowhere) for _ in range(2)] == [404, 404]
+        served.log.blocked = trio.Event()
+        assert await refused("&since=1") == 503
+        async with open_stream(served.port, f"?ticket={served.ticket()}"):
+            assert await refused() == 429
+        await served.until(total_connections=0)
+        async with open_stream(served.port, f"?ticket={ticket}") as client:
+            await client.message()
+        assert await refused() == 401
+
+
+async def test_two_handshakes_with_one_ticket_open_one_stream() -> None:
+    """Whichever is faster; the other is refused and gives its place back."""
+    async with serving(some(1, 3)) as served:
+        ticket, answers = served.ticket(), list[int]()
+        served.log.blocked = trio.Event()
+
+        async def try_it() -> None:
+            try:
+                async with open_stream(served.port, f"?since=1&ticket={ticket}") as client:
+                    answers.append(101)
+                    await client.message()
+                    await served.until(total_connections=1)
+            except Refused as refused:
+                answers.append(refused.status)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(try_it)
+            await served.until(total_connections=5)  # all are past the door
+            served.log.blocked.set()
+        assert sorted(answers) == [101, 401, 401, 401, 401]
+        await served.until(total_connections=0)
 
 
 async def test_a_client_that_leaves_is_not_counted() -> None:

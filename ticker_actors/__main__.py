@@ -37,6 +37,11 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         "dest": "task_retention_days",
         "metavar": "N",
     },
+    "--events": {
+        "help": "keep the newest N events of each account, 0 for all (EVENT_RETENTION_COUNT)",
+        "dest": "event_retention_count",
+        "metavar": "N",
+    },
     "--host": {"help": "the address to listen on (HOST)"},
     "--port": {"help": "the port to listen on (PORT)"},
     "--database-url": {"help": "sqlite:///file.db or postgresql://… (DATABASE_URL)"},
@@ -144,8 +149,9 @@ async def _migrate(settings: Settings) -> None:
 
 async def _cleanup(settings: Settings) -> None:
     deleted = await cleanup(settings, now=datetime.now(UTC), tell=partial(print, file=sys.stderr))
-    days = settings.task_retention_days
-    print(f"{deleted.total()} rows deleted that were older than {days} days")
+    kept = settings.retention
+    beyond = f", or beyond the newest {kept.events} events of an account" if kept.events else ""
+    print(f"{deleted.total()} rows deleted that were older than {kept.days} days{beyond}")
     for table, count in deleted.items():
         print(f"{count:>10}  {table}")
 
@@ -172,7 +178,9 @@ COMMANDS: Mapping[str, Command] = {
     "serve": Command("run the service", SERVING, _serve),
     "migrate": Command("make the tables, or bring them up to date", ("--database-url",), _migrate),
     "cleanup": Command(
-        "delete what is older than the retention, now", ("--database-url", "--days"), _cleanup
+        "delete what is beyond the retention, now",
+        ("--database-url", "--days", "--events"),
+        _cleanup,
     ),
 }
 

@@ -122,7 +122,7 @@ class Metrics:
         )
         self.pruned = Counter(
             "ticker_pruned_rows",
-            "Rows deleted because they were older than the retention",
+            "Rows deleted because they were beyond the retention",
             ["table"],
             registry=registry,
         )

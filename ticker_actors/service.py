@@ -157,7 +157,7 @@ async def serve(
             store,
             clock,
             settings.cleanup_schedule,
-            settings.task_retention_days,
+            settings.retention,
             metrics,
         )
         nursery.start_soon(stop_on_signal, stopping)

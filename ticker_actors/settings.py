@@ -28,6 +28,8 @@ from ticker_actors.log import LogFormat, LogLevel
 from ticker_actors.model import database
 from ticker_actors.model.limits import Limits, StreamLimits
 from ticker_actors.model.orders import Exchange, Product
+from ticker_actors.model.proxies import Network, networks
+from ticker_actors.model.retention import Retention
 from ticker_actors.model.risk import RiskLimits
 from ticker_actors.model.schedule import Schedule
 from ticker_actors.model.validation import complaint, hints
@@ -92,6 +94,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     task_max_attempts: Annotated[int, Meta(ge=1, le=100)] = 5
     task_retention_days: Annotated[int, Meta(ge=1, le=3650)] = 7
     """How long what has ended is kept; at least the day that limits at the broker count."""
+    event_retention_count: Annotated[int, Meta(ge=0, le=10**9)] = 100_000
+    """Events of an account's log: some 50 MB. The oldest go first; 0 is no limit but the age."""
     task_cleanup_schedule: str = "0 2 * * *"
     """A cron line, in the zone of `tz`: by default far from trading."""
     tz: str = "Asia/Kolkata"
@@ -112,6 +116,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Names that clients may call this service by, besides loopback's (`Host` header)."""
     allowed_origins: tuple[str, ...] = ()
     """Web pages that may use this service, such as `https://desk.example.com`."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks whose `X-Forwarded-For` is believed. None named: nobody's."""
     webhook_allow_private: bool | None = None
     """Whether webhooks may go to private addresses. Default: only when bound to loopback."""
     stream_connections_per_account: _Count = 20
@@ -161,14 +167,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.database_file.with_suffix(".paper.db")
 
     @property
+    def proxies(self) -> tuple[Network, ...]:
+        """The networks of `trusted_proxies`."""
+        return networks(self.trusted_proxies)
+
+    @property
     def private_webhooks(self) -> bool:
         """Whether webhooks may go to private addresses."""
         return self.loopback if self.webhook_allow_private is None else self.webhook_allow_private
 
     @property
     def cleanup_schedule(self) -> Schedule:
-        """When what is older than the retention is deleted."""
+        """When what is beyond the retention is deleted."""
         return Schedule(self.task_cleanup_schedule, zone(self.tz))
+
+    @property
+    def retention(self) -> Retention:
+        """What is kept."""
+        return Retention(self.task_retention_days, self.event_retention_count)
 
     @property
     def limits(self) -> Limits:
@@ -348,7 +364,7 @@ def _check(settings: Settings) -> None:
 
 
 def _check_doors(settings: Settings) -> None:
-    """Keys, names and origins that could never match are mistakes."""
+    """Keys, names, origins and networks that could never match are mistakes."""
     if settings.api_key is not None and not _KEY.fullmatch(settings.api_key):
         raise SettingsError(
             f"Setting API_KEY must be at least {MIN_KEY_LENGTH} printable ASCII characters "
@@ -363,6 +379,12 @@ def _check_doors(settings: Settings) -> None:
                 f"Setting ALLOWED_ORIGINS takes origins like https://desk.example.com, "
                 f"not {origin!r}."
             )
+    try:
+        _ = settings.proxies  # making them is the check
+    except ValueError as error:
+        raise SettingsError(
+            f"Setting TRUSTED_PROXIES takes addresses and networks like 10.0.0.0/8, not '{error}'."
+        ) from None
     if not settings.loopback and settings.api_key is None and not settings.allow_no_key:
         message = (
             f"HOST={settings.host} can be reached from other machines, so API_KEY must be set "

@@ -30,7 +30,7 @@ async def migrate(settings: Settings) -> None:
 async def cleanup(
     settings: Settings, *, now: datetime, tell: Callable[[str], object]
 ) -> Counter[str]:
-    """Delete what is older than the retention: how many rows of each table.
+    """Delete what is beyond the retention: how many rows of each table.
 
     `tell` hears how far it is. Raises `StoreError` when the database cannot be used, or was made by
     another version: it is never altered here.
@@ -45,7 +45,7 @@ async def cleanup(
             tell(f"{deleted.total()} rows deleted so far, {', '.join(some)} now")
 
     async with opened(settings) as tables:
-        await sweep(tables, cutoffs(now, settings.task_retention_days), count)
+        await sweep(tables, cutoffs(now, settings.retention), count)
     return deleted
 
 

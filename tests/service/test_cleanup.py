@@ -7,11 +7,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from websockets.sync.client import connect
 
 from tests import postgres
 from tests.service.conftest import Start
-from tests.service.harness import MARKET, RESTING, SOON, database, decoded
+from tests.service.harness import MARKET, RESTING, SOON, database, decoded, eventually
 
 pytestmark = pytest.mark.slow
 
@@ -87,8 +89,9 @@ def test_it_needs_no_service(start: Start, tables: tuple[dict[str, Any], Execute
         f"WHERE task_id = '{done['task_id']}'"
     )
     service.kill()
+    options = ("--days", "1000", "--events", "0")
     for said in (["1 rows deleted that were older than 1000 days", "1  order_tasks"], None):
-        cleanup = start("--days", "1000", command=CLEANUP, ready=False, **settings)
+        cleanup = start(*options, command=CLEANUP, ready=False, **settings)
         assert cleanup.wait(30) == 0
         lines = [line.strip() for line in cleanup.lines]
         assert lines == (said or ["0 rows deleted that were older than 1000 days"])
@@ -97,12 +100,34 @@ def test_it_needs_no_service(start: Start, tables: tuple[dict[str, Any], Execute
     assert again.task(young["task_id"])["status"] == "completed"
 
 
+def test_it_keeps_the_newest_events(start: Start, tables: tuple[dict[str, Any], Execute]) -> None:
+    """Whoever lacks one that went is told 410, or that there is a gap, as for age."""
+    settings, execute = tables
+    service = start(EVENT_RETENTION_COUNT="2", **settings)
+    service.place(MARKET)
+    eventually("all is told", lambda: execute("SELECT MAX(sequence) FROM order_events") == [(3,)])
+    cleanup = start(command=CLEANUP, ready=False, EVENT_RETENTION_COUNT="2", **settings)
+    assert cleanup.wait(30) == 0
+    assert [line.strip() for line in cleanup.lines] == [
+        "1 rows deleted that were older than 7 days, or beyond the newest 2 events of an account",
+        "1  order_events",
+    ]
+    for since, status, resumed in ((0, 410, "gap"), (1, 200, "resumed")):
+        query = {"since": since}
+        found = service.http.get("/advanced/orders/primary/events", params=query)
+        assert found.status_code == status
+        with connect(f"{service.stream_url}?since={since}") as stream:
+            welcome = httpx.Response(200, content=stream.recv(SOON)).json()
+            assert welcome["resume"]["status"] == resumed
+
+
 @pytest.mark.parametrize(
     "arguments, code, says",
     [
         (("--database-url", "sqlite:///nowhere.db"), 1, "There is no database file nowhere.db."),
         (("--database-url", "postgresql://u@127.0.0.1:1/db"), 1, "cannot be used"),
         (("--days", "0"), 2, "TASK_RETENTION_DAYS"),
+        (("--events", "-1"), 2, "EVENT_RETENTION_COUNT"),
     ],
 )
 def test_it_says_what_is_wrong(

@@ -1,4 +1,4 @@
-"""The janitor: deletes what is older than the retention, at the times of a cron line.
+"""The janitor: deletes what is beyond the retention, at the times of a cron line.
 
 It is a plain task, for nobody asks it anything. What it deletes is decided by the rows
 (`store/retention.py`); it only says when, and sees to it that orders come in between.
@@ -14,7 +14,14 @@ import trio
 
 from ticker_actors.actors.ports import Clock
 from ticker_actors.metrics import Metrics
-from ticker_actors.model.retention import TABLES, CannotPrune, Cutoffs, Table, cutoffs
+from ticker_actors.model.retention import (
+    TABLES,
+    CannotPrune,
+    Cutoffs,
+    Retention,
+    Table,
+    cutoffs,
+)
 from ticker_actors.model.schedule import Schedule
 
 START_PAUSE_SECONDS = 60.0
@@ -46,7 +53,7 @@ async def sweep(
 
 
 async def keep_tidy(
-    tables: Prunable, clock: Clock, schedule: Schedule, days: int, metrics: Metrics
+    tables: Prunable, clock: Clock, schedule: Schedule, kept: Retention, metrics: Metrics
 ) -> None:
     """Sweep whenever the schedule says so, without end.
 
@@ -65,12 +72,13 @@ async def keep_tidy(
                 metrics.pruned.labels(table).inc(count)
 
         try:
-            await sweep(tables, cutoffs(due, days), tell)
+            await sweep(tables, cutoffs(due, kept), tell)
         except CannotPrune as error:  # orders go on; somebody has to look
             _log.error("old rows not deleted", error=str(error))  # no trace
         _log.info(
             "old rows deleted",
-            days=days,
+            days=kept.days,
+            events=kept.events,
             rows=deleted.total(),
             seconds=round(trio.current_time() - began, 3),
             **deleted,

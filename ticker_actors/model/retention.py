@@ -35,6 +35,16 @@ class CannotPrune(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """What is kept."""
+
+    days: int
+    """At least 1, for the limits at the broker count one day."""
+    events: int = 0
+    """The newest of an account's log; 0 is no limit but the age."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cutoffs:
     """What has ended before these is too old."""
 
@@ -44,10 +54,12 @@ class Cutoffs:
     """The same, but never later than `LEAST_KEY_DAYS` ago."""
     day: date
     """The trading day of `old`."""
+    events: int | None = None
+    """Of an account's log, all but so many of the newest are too old as well; None is no limit."""
 
 
-def cutoffs(now: datetime, days: int) -> Cutoffs:
-    """The cut-offs of a retention of so many days (at least 1, for the limits count one day)."""
-    old = now - timedelta(days=max(days, 1))
-    week = now - timedelta(days=max(days, LEAST_KEY_DAYS))
-    return Cutoffs(old, week, trading_day(old))
+def cutoffs(now: datetime, kept: Retention) -> Cutoffs:
+    """The cut-offs of a retention."""
+    old = now - timedelta(days=max(kept.days, 1))
+    week = now - timedelta(days=max(kept.days, LEAST_KEY_DAYS))
+    return Cutoffs(old, week, trading_day(old), kept.events or None)

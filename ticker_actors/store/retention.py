@@ -14,9 +14,10 @@ two services share a database, the shorter retention counts.
 - `webhook_deliveries`: ended before the cut-off. Of a deleted webhook none will be delivered.
 - `webhook_attempts`: as old, and their delivery is gone.
 - `webhooks`: deleted, as old, and no delivery of it is left.
-- `order_events`: from the oldest on, up to the first that is younger, or has a delivery that has
-  not ended. So the log has no hole, and whoever resumes finds either all he missed or a gap at its
-  start. The next number is in the account's row, which stays.
+- `order_events`: from the oldest on, up to the first that is younger and among the newest so many
+  of its account, or has a delivery that has not ended. So the log has no hole, and whoever resumes
+  finds either all he missed or a gap at its start. The next number is in the account's row, which
+  stays.
 
 Each statement deletes at most `MOST_ROWS` and is quick, so that orders are committed in between.
 It needs no fence: what it deletes has ended. If a task is written at the same time (its order
@@ -41,7 +42,7 @@ class _Rule(NamedTuple):
     key: str
     """The columns that name a row."""
     rows: str
-    """From where, and which: `t` is the table, `:old`, `:week` and `:day` are the cut-offs.
+    """From where, and which: `t` is the table; `:old` and such are the fields of `Cutoffs`.
 
     `CROSS JOIN` has SQLite take the small table first, and so find the rows of the other by index.
     """
@@ -99,9 +100,11 @@ _RULES: dict[Table, _Rule] = {
     "order_events": _Rule(
         "account_id, sequence",
         # Only the oldest of each account are looked at; `needed` holds from the first such one on.
-        "FROM (WITH oldest AS MATERIALIZED (SELECT a.account_id, (SELECT MIN(f.sequence) "
-        "FROM order_events f WHERE f.account_id = a.account_id) AS sequence FROM accounts a) "
-        "SELECT e.account_id, e.sequence, MAX(CASE WHEN e.created_at < :old "
+        # Without a limit on their number its comparison is with NULL, and none is beyond it.
+        "FROM (WITH oldest AS MATERIALIZED (SELECT a.account_id, a.head_sequence AS head, "
+        "(SELECT MIN(f.sequence) FROM order_events f WHERE f.account_id = a.account_id) "
+        "AS sequence FROM accounts a) SELECT e.account_id, e.sequence, "
+        "MAX(CASE WHEN (e.created_at < :old OR e.sequence <= o.head - :events) "
         "AND NOT EXISTS (SELECT 1 FROM webhook_deliveries d JOIN webhooks w "
         "ON w.webhook_id = d.webhook_id WHERE d.account_id = e.account_id "
         "AND d.sequence = e.sequence AND d.state IN ('pending', 'held') AND NOT w.deleted) "

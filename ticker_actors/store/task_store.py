@@ -21,7 +21,7 @@ import trio
 
 from ticker_actors.model import database, ids, saved, tasks
 from ticker_actors.model.changes import Key
-from ticker_actors.model.retention import cutoffs
+from ticker_actors.model.retention import Retention, cutoffs
 from ticker_actors.model.saved import NotSaved, SavedTask
 from ticker_actors.model.tasks import Operation, Phase, Reason, TaskStatus
 from ticker_actors.store import rows
@@ -180,7 +180,7 @@ class TaskStore:
         if days < 1:
             raise ValueError(f"days must be 1 or more, not {days}.")
         self._ready()
-        old, deleted = cutoffs(self._now(), days), 0
+        old, deleted = cutoffs(self._now(), Retention(days)), 0
         for table in ("order_tasks", "task_attempts"):
             while part := await self._tables.prune(table, old):
                 deleted += part.get("order_tasks", 0)

@@ -9,7 +9,17 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from ticker_actors.mailbox import Busy, Stopped
-from ticker_actors.web import accounts, batches, events, operating, stream, tasks, tickets, webhooks
+from ticker_actors.web import (
+    accounts,
+    batches,
+    clients,
+    events,
+    operating,
+    stream,
+    tasks,
+    tickets,
+    webhooks,
+)
 from ticker_actors.web.arrival import hang_up_unless_arrived
 from ticker_actors.web.doors import Doors
 from ticker_actors.web.parts import Parts
@@ -35,14 +45,14 @@ def create_app(parts: Parts) -> QuartTrio:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.url_map.strict_slashes = False
     issued = tickets.Tickets()
-    doors = Doors(parts.settings, issued)
+    doors, trusted = Doors(parts.settings, issued), parts.settings.proxies
     for routes in (
         tasks.blueprint(parts),
         batches.blueprint(parts),
         webhooks.blueprint(parts),
         accounts.blueprint(parts),
         events.blueprint(parts),
-        stream.blueprint(parts),
+        stream.blueprint(parts, issued),
         tickets.blueprint(parts, issued),
         operating.blueprint(parts, doors),
     ):
@@ -51,6 +61,7 @@ def create_app(parts: Parts) -> QuartTrio:
     @app.before_request
     async def enter() -> Response | None:
         g.began = trio.current_time()
+        g.client = clients.address(request, trusted)
         doors.check(request)
         if parts.stopping.is_set() and request.path != "/health":
             raise stopping()
@@ -60,6 +71,7 @@ def create_app(parts: Parts) -> QuartTrio:
 
     @app.before_websocket
     async def enter_websocket() -> None:
+        g.client = clients.address(websocket, trusted)
         doors.check(websocket)
         if parts.stopping.is_set():
             raise stopping()
@@ -108,6 +120,6 @@ def answer_errors(app: QuartTrio) -> None:
     @app.errorhandler(Exception)
     async def bug(error: Exception) -> Response:
         path = request.path if has_request_context() else websocket.path
-        _log.error("request failed", path=path, exc_info=error)
+        _log.error("request failed", path=path, client=g.get("client"), exc_info=error)
         detail = "This is a bug of the service; its log tells more."
         return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail).response()

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from quart import Request, Response, Websocket
 
 from ticker_actors.settings import Settings
+from ticker_actors.web import tickets
 from ticker_actors.web.problems import Problem
 from ticker_actors.web.tickets import Tickets
 
@@ -29,8 +30,8 @@ _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 class Doors:
     """Judges every request and every WebSocket before anything else sees it."""
 
-    def __init__(self, settings: Settings, tickets: Tickets) -> None:
-        self._tickets = tickets
+    def __init__(self, settings: Settings, issued: Tickets) -> None:
+        self._tickets = issued
         self._key = None if settings.api_key is None else _digest(settings.api_key)
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
         self._origins = frozenset(origin.lower() for origin in settings.allowed_origins)
@@ -93,12 +94,11 @@ class Doors:
         )
 
     def _check_ticket(self, request: Websocket) -> None:
-        account_id = self._tickets.redeem(request.args["ticket"])
+        # The handler uses it up, and only when it opens the stream: a client that is told to come
+        # again comes with the same one.
+        account_id = self._tickets.account(request.args["ticket"])
         if account_id is None:
-            raise Problem(
-                HTTPStatus.UNAUTHORIZED,
-                "This ticket is unknown, used or too old: POST /advanced/ws/tickets gives another.",
-            )
+            raise tickets.refused()
         if (request.view_args or {}).get("account_id") != account_id:
             raise Problem(HTTPStatus.FORBIDDEN, "This ticket is for another account's stream.")
 

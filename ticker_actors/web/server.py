@@ -1,8 +1,8 @@
 """The HTTP server: Hypercorn 0.18 on Trio, hardened. Nothing else touches Hypercorn's insides.
 
-As shipped, one client can kill Hypercorn's Trio server with one byte or stop it with silence. Four
+As shipped, one client can kill Hypercorn's Trio server with one byte or stop it with silence. Five
 small classes mend that by inheritance, without patching a module, and each says what it mends. They
-lean on internals, so both versions are pinned and checked at the start; `tests/test_server.py` runs
+lean on internals, so the versions are pinned and checked at the start; `tests/test_server.py` runs
 every behaviour against the server as shipped too, and fails when upstream mends one.
 
 HTTP/1.1 and WebSocket only: HTTP/2 and TLS belong to a proxy in front.
@@ -15,7 +15,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -46,11 +46,14 @@ from quart.typing import ResponseTypes
 from quart.utils import encode_headers
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIWebsocketConnection
-from wsproto.connection import Connection as WSConnection
+from wsproto.connection import Connection as FrameConnection
 from wsproto.connection import ConnectionState as Handshaken
+from wsproto.connection import ConnectionType
+from wsproto.events import CloseConnection
+from wsproto.events import Event as FrameEvent
 from wsproto.frame_protocol import CloseReason
 
-PINNED = {"hypercorn": "0.18.0", "quart-trio": "0.12.0"}
+PINNED = {"hypercorn": "0.18.0", "quart-trio": "0.12.0", "wsproto": "1.3.2"}
 LOOPBACK = ("127.0.0.1", "::1")
 NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
@@ -78,7 +81,7 @@ logger = structlog.get_logger()
 
 
 class UnsupportedVersionError(Exception):
-    """Hypercorn or Quart-Trio is not the version that this module was written against."""
+    """A library is not of the version that this module was written against."""
 
 
 class ServerConfig(Config):
@@ -100,6 +103,8 @@ class ServerConfig(Config):
     """A WebSocket client that sends nothing, not even pongs, for this long is closed."""
     send_timeout = 3.0
     """A client that takes no byte for this long is cut."""
+    receive_timeout = 10.0
+    """A WebSocket whose handler takes no message for this long is closed: it would miss its end."""
     linger_timeout = 1.0
     """How long a client may take to hang up after we did."""
     stop_timeout = 2.0
@@ -146,7 +151,7 @@ class Connection(TCPServer):
         self._scope = trio.CancelScope()
         self._open = True
         self._descriptor = stream.socket.fileno()
-        self._websocket: WSConnection | None = None
+        self._websocket: FrameConnection | None = None
         self._unsent = bytearray()
         self._sent = trio.Event()
         self._sent.set()
@@ -216,7 +221,7 @@ class Connection(TCPServer):
             return 0
         return 0 if sent == len(frames) else self.push(frames[sent:])
 
-    def _find_websocket(self) -> WSConnection | None:
+    def _find_websocket(self) -> FrameConnection | None:
         if self._http.websocket is not None:
             self._websocket = self._http.websocket.connection
         return self._websocket
@@ -321,10 +326,13 @@ class HTTP11(H11Protocol):
       in Hypercorn they killed the server (https://github.com/pgjones/hypercorn/issues/225).
     - No permessage-deflate: Hypercorn inflates a message before it looks at its size.
     - Too big a message ends the connection; in Hypercorn the client could go on sending.
+    - A handler that receives nothing, or has ended early, holds its connection no longer than
+      `receive_timeout` once its queue is full; in Hypercorn that was never read or closed again.
     - A finished request is not cancelled; in Hypercorn the end of a response is told to Quart-Trio
       as a disconnect, which cancelled what was left to do: to hang up, or to start the idle clock.
     """
 
+    config: ServerConfig
     _answered: trio.Event  # of the present request: its handshake is answered, or it is over
 
     @property
@@ -334,8 +342,13 @@ class HTTP11(H11Protocol):
 
     async def stream_send(self, event: StreamEvent) -> None:
         """Send what the application, or Hypercorn for it, has to say."""
-        await super().stream_send(event)
         websocket = self.websocket
+        upgraded = (
+            isinstance(event, Response) and event.status_code == HTTPStatus.SWITCHING_PROTOCOLS
+        )
+        if upgraded and websocket is not None:
+            websocket.connection = Frames(ConnectionType.SERVER)
+        await super().stream_send(event)
         if isinstance(event, Data):
             if (
                 websocket is not None
@@ -343,9 +356,7 @@ class HTTP11(H11Protocol):
                 and websocket.state is ASGIWebsocketState.CONNECTED
             ):
                 await self.send(Closed())  # closed by Hypercorn itself: the message was too big
-        elif isinstance(event, StreamClosed) or (
-            isinstance(event, Response) and event.status_code == HTTPStatus.SWITCHING_PROTOCOLS
-        ):
+        elif isinstance(event, StreamClosed) or upgraded:
             self._answered.set()
 
     async def _check_protocol(self, event: h11.Request) -> None:
@@ -368,11 +379,30 @@ class HTTP11(H11Protocol):
             )
         self._answered = trio.Event()
         await super()._create_stream(request)
-        if self.websocket is not None:
-            if self.websocket.closed:  # not a proper handshake: Hypercorn has answered 400
+        websocket = self.websocket
+        if websocket is not None:
+            if websocket.app_put is None:  # not a proper handshake: Hypercorn has answered 400
                 await self.send(Closed())
             else:
+                websocket.app_put = partial(self._put, websocket, websocket.app_put)
                 await self._answered.wait()
+
+    async def _put(
+        self,
+        websocket: WSStream,
+        put: Callable[[Mapping[str, object]], Awaitable[None]],
+        message: Mapping[str, object],
+    ) -> None:
+        """Hand the handler what its client sent, or end the connection."""
+        with trio.move_on_after(self.config.receive_timeout) as waiting:
+            await put(message)
+        if waiting.cancelled_caught:
+            if websocket.state is ASGIWebsocketState.CONNECTED:  # else the handler has ended
+                logger.error("messages_not_received", path=websocket.scope["path"])
+                await websocket.app_send(
+                    {"type": "websocket.close", "code": CloseReason.INTERNAL_ERROR, "reason": None}
+                )
+            await self.send(Closed())
 
     async def _refuse(self, status: HTTPStatus) -> None:
         await self._send_error_response(status)
@@ -384,6 +414,21 @@ class HTTP11(H11Protocol):
             stream.closed, self.stream = True, None
         else:
             await super()._close_stream()
+
+
+class Frames(FrameConnection):
+    """A WebSocket's frames. A broken one is answered: 1007 if it is not UTF-8, else 1002.
+
+    wsproto tells of one as of a close of the client's, but not in the state in which Hypercorn
+    answers a close: the client saw the connection end without a word.
+    """
+
+    def events(self) -> Generator[FrameEvent, None, None]:
+        """What the client has sent."""
+        for event in super().events():
+            if isinstance(event, CloseConnection) and self.state is Handshaken.OPEN:
+                self._state = Handshaken.REMOTE_CLOSING
+            yield event
 
 
 class WebSocketConnection(TrioASGIWebsocketConnection):

@@ -21,12 +21,13 @@ from ticker_actors.model.calendar import trading_day
 from ticker_actors.model.events import Event, stream_message
 from ticker_actors.model.frames import text_frame
 from ticker_actors.model.stream_messages import HEARTBEAT_SECONDS, CloseCode, Resume
-from ticker_actors.web import decoding
+from ticker_actors.web import clients, decoding, tickets
 from ticker_actors.web.events import Sequence, events_after
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.problems import Problem, bad_fields, database_away, not_found
 from ticker_actors.web.server import connection_of, did_not_read
 from ticker_actors.web.tasks import as_json
+from ticker_actors.web.tickets import Tickets
 
 MOST_REPLAYED = 10_000
 """Events that are told again; who lacks more reads the orders as they are."""
@@ -58,10 +59,10 @@ class StreamQuery(msgspec.Struct, frozen=True):
     ticket: str | None = None
 
 
-def blueprint(parts: Parts) -> Blueprint:
+def blueprint(parts: Parts, issued: Tickets) -> Blueprint:
     """The routes of the stream."""
     routes = Blueprint("stream", __name__)
-    hub = parts.hub
+    hub, trusted = parts.hub, parts.settings.proxies
 
     @routes.websocket("/advanced/ws/orders/<account_id>")
     async def orders(account_id: str) -> None:
@@ -74,7 +75,7 @@ def blueprint(parts: Parts) -> Blueprint:
         client = Subscription(
             account_id,
             connection,
-            address=websocket.remote_addr or "",
+            address=clients.address(websocket, trusted),
             conflating=wish.conflate is not None,
         )
         try:
@@ -82,6 +83,8 @@ def blueprint(parts: Parts) -> Blueprint:
             if isinstance(head, Full):
                 raise full(head, account_id)
             missed = await first_page(client, wish, head)
+            if wish.ticket is not None and issued.redeem(wish.ticket) != account_id:
+                raise tickets.refused()  # another handshake was faster with it
             await websocket.accept()
             connection.patience = queue.STALL_SECONDS + connection.config.send_timeout
             await serve(client, wish, head, missed)
