@@ -3,6 +3,8 @@
 import argparse
 import importlib
 import importlib.util
+import signal
+import sys
 import time
 from typing import Any
 
@@ -46,6 +48,7 @@ def arguments(part: str, given: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Run the parts that are named, else all but the soak."""
     given = parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is stopped
     began = time.monotonic()
     for part in given.parts or [name for name in PARTS if name != "soak"]:
         name = f"bench.{part}"

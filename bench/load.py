@@ -63,6 +63,11 @@ class Sample(msgspec.Struct, array_like=True):
     status: int = 0
     """Of the answer; 0 when the connection broke."""
 
+    @property
+    def good(self) -> bool:
+        """Whether the answer is a success."""
+        return 200 <= self.status < 300  # noqa: PLR2004  # the 2xx
+
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a job."""

@@ -11,7 +11,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from bench.machine import RESULTS
-from bench.orders import GOAL_RATE, OURS, Row
+from bench.order_report import OURS
+from bench.order_runs import GOAL_RATE, Row
 from bench.services import TITLES, Name
 
 COLOURS: dict[str, str] = {

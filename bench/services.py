@@ -76,10 +76,11 @@ class Running:
     def wait_seen(self, first: int, orders: int, patience: float, *, webhooks: bool) -> None:
         """Wait until these orders, and their webhooks, are with the broker.
 
-        Or until nothing has come for so many seconds.
+        Or until nothing has come for so many seconds, or for three times as long in all.
         """
         numbers, had, until = range(first, first + orders), -1, 0.0
-        while had < orders * (1 + webhooks):
+        end = time.monotonic() + 3 * patience
+        while had < orders * (1 + webhooks) and time.monotonic() < end:
             seen = self.seen()
             came = sum(number in seen.orders for number in numbers)
             if webhooks:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from bench import load
 from bench.load import Job
 from bench.machine import conditions, keep, sentence
-from bench.orders import rotated
+from bench.order_runs import rotated
 from bench.services import TITLES, Name, brokers, free_port, serving
 from tests.postgres import Server
 

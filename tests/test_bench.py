@@ -4,7 +4,7 @@ import pytest
 
 from bench.broker import FIRST_ORDER_ID, frame, number_in
 from bench.load import order, schedule
-from bench.orders import Goal
+from bench.order_report import Goal
 from bench.percentiles import curve, percentile, slope, summary
 from ticker_actors.model.orders import conflicts
 
