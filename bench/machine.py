@@ -72,6 +72,24 @@ def processor(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+class Busy:
+    """How much of the machine's processor time is in use from now on."""
+
+    def __init__(self) -> None:
+        self._idle, self._all = _ticks()
+
+    def part(self) -> float:
+        """From 0 to 1, of all cores together; what other guests of the host take counts too."""
+        idle, everything = _ticks()
+        return 1 - (idle - self._idle) / max(1, everything - self._all)
+
+
+def _ticks() -> tuple[int, int]:
+    """Idle ticks, those that wait for a disk included, and all ticks (proc_stat(5))."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split()[1:9]]
+    return fields[3] + fields[4], sum(fields)
+
+
 def _setting(server: Server, name: str) -> str:
     ((value,),) = server.execute(f"SHOW {name}")
     return str(value)

@@ -37,7 +37,7 @@ class Goal(NamedTuple):
         spread = f"{min(self.ratios):.2f} to {max(self.ratios):.2f}" if self.ratios else "none"
         return (
             f"| {self.text} | {TITLES[self.system]} | {self.sign} {self.bound} | {self.ratio:.2f} "
-            f"| {spread} | {'met' if self.met else '**missed**'} |"
+            f"| {spread} | {len(self.ratios)} | {'met' if self.met else '**missed**'} |"
         )
 
 
@@ -101,8 +101,9 @@ def _ratios(ours: dict[int, float], theirs: dict[int, float]) -> list[float]:
 def stage_table(found: Found) -> Iterator[str]:
     """Milliseconds of every stage, medians of all rounds."""
     stages = ("durable", "broker", "answered", "stream", "webhook")
-    yield f"| orders/s | system | {' | '.join(stages)} | CPU an order | changes a commit | failed |"
-    yield f"|---|---|{'---|' * len(stages)}---|---|---|"
+    heads = (*stages, "CPU an order", "changes a commit", "machine", "failed")
+    yield f"| orders/s | system | {' | '.join(heads)} |"
+    yield f"|---|---|{'---|' * len(heads)}"
     runs = sorted({(row.rate, row.system) for row in found.rows if row.kind == "orders"})
     for rate, system in runs:
         rows = [r for r in found.rows if (r.kind, r.rate, r.system) == ("orders", rate, system)]
@@ -114,6 +115,7 @@ def stage_table(found: Found) -> Iterator[str]:
         cells += [
             f"{statistics.median(row.cpu_ms for row in rows):.1f} ms",
             f"{statistics.median(changes):.1f}" if changes else "–",
+            f"{statistics.median(row.busy for row in rows):.0%} busy",
             str(sum(row.failed for row in rows)),
         ]
         yield f"| {rate:g} | {TITLES[system]} | {' | '.join(cells)} |"
@@ -133,7 +135,7 @@ def other_table(found: Found) -> Iterator[str]:
 
 def goal_table(goals: Iterable[Goal]) -> Iterator[str]:
     """Every goal, met or missed."""
-    yield "| ratio to the FastAPI service | of | goal | median | of the rounds | |"
-    yield "|---|---|---|---|---|---|"
+    yield "| ratio to the FastAPI service | of | goal | median | lowest and highest | rounds | |"
+    yield "|---|---|---|---|---|---|---|"
     for goal in goals:
         yield goal.line()

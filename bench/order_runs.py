@@ -11,6 +11,7 @@ import msgspec
 
 from bench import load
 from bench.load import Job
+from bench.machine import Busy
 from bench.percentiles import Summary, curve, summary
 from bench.services import TITLES, Name, Running, broker
 
@@ -71,6 +72,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Orders a second that came to the broker while they were offered."""
     cpu_ms: float
     """Milliseconds of processor time that the service used for each order."""
+    busy: float
+    """Of the machine's processor time, the part in use meanwhile, by whomever."""
     changes_a_commit: float | None
     curves: dict[str, list[tuple[float, float]]] = {}
     """Percentiles and milliseconds of each stage, at the rate of the goals."""
@@ -129,7 +132,9 @@ class Session:
     def _measure(self, job: Job, kind: str, mode: Mode, warm: float = 0.0) -> Row:
         running, orders = self.running, round(job.rate * job.seconds) * max(job.legs, 1)
         cpu, before = running.cpu(), running.metrics()
+        machine = Busy()
         result = load.offer(job)
+        busy = machine.part()
         running.wait_seen(job.first, orders, SETTLE_SECONDS, webhooks=self._tells)
         used, after = running.cpu() - cpu, running.metrics()
         seen = running.seen()
@@ -159,6 +164,7 @@ class Session:
             refused=result.refused,
             delivered=in_time / job.seconds,
             cpu_ms=1000 * used / orders,
+            busy=busy,
             changes_a_commit=changes / commits if commits else None,
             curves={name: curve(found) for name, found in millis.items() if found}
             if kind == "orders" and job.rate == GOAL_RATE
@@ -203,7 +209,7 @@ def measure(plan: Plan, begin: Open, names: Sequence[Name]) -> list[Row]:
                     for mode in PATHS:
                         row = one.orders(mode, rate, plan.seconds)
                         note(number, row)
-                        if row.saturated:
+                        if row.saturated and rate > GOAL_RATE:
                             break  # it has still to do with what it was offered
         for name in rotated([name for name in names if name != "floor"], number):
             with begin(name) as one:
@@ -248,5 +254,6 @@ def progress(row: Row) -> str:
     trouble = f"; {row.failed} failed {row.refused}" if row.failed else ""
     return (
         f"  {TITLES[row.system]}: {row.kind} {row.rate:g}/s {row.mode}: {shown} ms (p50/p99); "
-        f"{row.delivered:.0f}/s at the broker, {row.cpu_ms:.1f} ms CPU an order{trouble}"
+        f"{row.delivered:.0f}/s at the broker, {row.cpu_ms:.1f} ms CPU an order, "
+        f"machine {row.busy:.0%} busy{trouble}"
     )
