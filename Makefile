@@ -1,11 +1,11 @@
 # PYTHON=  the interpreter of .venv, else the first of python3.13, 3.12, 3.11 … that runs
-# ARGS=    further arguments of `make run`, `make test` and `make lock`
+# ARGS=    further arguments of `make run`, `make test`, `make bench`, `make soak` and `make lock`
 VENV := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run install test check bench lint format lock clean FORCE
+.PHONY: help run install test check bench soak lint format lock clean FORCE
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -20,9 +20,12 @@ test: .venv/all.stamp ## Run the tests
 
 check: lint test ## What CI runs: format, lint, types, import layers, tests
 
-bench: .venv/all.stamp ## Measure the stores, and a start with 100 000 tasks, in five minutes
-	@$(VENV)/python -m bench.store
-	@$(VENV)/python -m bench.start
+bench: .venv/all.stamp ## Measure everything, beside what a user would take instead (ARGS=--quick)
+	@$(VENV)/python -m bench $(ARGS)
+
+MINUTES := 30
+soak: .venv/all.stamp ## Keep the service under load for MINUTES=30, and judge
+	@$(VENV)/python -m bench soak --minutes $(MINUTES) $(ARGS)
 
 lint: .venv/all.stamp ## Check without the tests
 	$(VENV)/ruff format --check .

@@ -23,7 +23,7 @@ import msgspec
 import structlog
 import trio
 
-from bench.store import machine
+from bench.machine import machine, memory, processor
 from tests.postgres import Server
 from ticker_actors.model import database, ids, tags
 from ticker_actors.model.calendar import trading_day
@@ -36,7 +36,9 @@ from ticker_actors.store.sqlite import SqliteStore
 from ticker_actors.store.tables import Store
 
 TASKS = 100_000
-UNKNOWN = TASKS // 10
+QUICK_TASKS = 10_000
+UNKNOWN_OF = 10
+"""Of so many tasks, one was sent and is unknown."""
 PIECE = 1_000
 """Tasks in one transaction of the filling."""
 CASES = ("none", "waiting", "resting")
@@ -174,15 +176,17 @@ def _row(task: OrderTask, order_id: str) -> BrokerOrder:
     )
 
 
-async def fill(opening: AbstractAsyncContextManager[Store], case: str, book: Path) -> None:
-    """Write a case's rows, and its book."""
+async def fill(
+    opening: AbstractAsyncContextManager[Store], case: str, book: Path, tasks: int
+) -> None:
+    """Write a case's rows, and its book. Of ten tasks, one is unknown."""
     now = datetime.now(UTC) - timedelta(minutes=1)
     async with opening as store:
         await store.claim(PRIMARY, "a process that is gone")
         filling = Filling(store.installation.tag, now)
         others = filling.waiting if case == "waiting" else filling.resting
-        for number in range(0, 0 if case == "none" else TASKS, PIECE):
-            change = filling.unknown() if number < UNKNOWN else others()
+        for number in range(0, 0 if case == "none" else tasks, PIECE):
+            change = filling.unknown() if number < tasks // UNKNOWN_OF else others()
             answers = await store.commit([change], now)
             if not all(isinstance(answer, Committed) for answer in answers):
                 raise AssertionError(answers)
@@ -251,44 +255,36 @@ def ask(port: int, method: str, path: str, body: bytes | None = None) -> tuple[i
         connection.close()
 
 
-def memory(pid: int) -> float:
-    """Megabytes of a process that are resident."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def processor(pid: int) -> float:
-    """Seconds of processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def main() -> None:
+def main(*, quick: bool = False) -> None:
     """Fill, measure and print."""
+    tasks, cases = (QUICK_TASKS, CASES[1:2]) if quick else (TASKS, CASES)
+    unknown = tasks // UNKNOWN_OF
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     server, chance = Server(), secrets.randbits
     try:
-        print(f"{machine(server)}; {TASKS:,} tasks, {UNKNOWN:,} of them sent and unknown\n")
+        print(f"{machine(server)}; {tasks:,} tasks, {unknown:,} of them sent and unknown\n")
         print(
             "| the others | store | first 202 | processor time | memory | all looked up | memory "
             "| slowest 202 |"
         )
         print("|---|---|---|---|---|---|---|---|")
-        for case in CASES:
+        for case in cases:
             for store in ("SQLite", "PostgreSQL"):
                 with tempfile.TemporaryDirectory(dir=".") as folder:
                     book, now = Path(folder) / "book.json", datetime.now(UTC)
                     if store == "SQLite":
                         file = Path(folder).resolve() / "ticker.db"
                         url = f"sqlite:///{file}"
-                        trio.run(fill, SqliteStore.open(file, now=now, chance=chance), case, book)
+                        trio.run(
+                            fill, SqliteStore.open(file, now=now, chance=chance), case, book, tasks
+                        )
                     else:
                         server.execute(f"CREATE DATABASE {case}")
                         url = server.url(case)
                         address = database.postgres(url)
                         opening = PostgresStore.open(address, now=now, chance=chance)
-                        trio.run(fill, opening, case, book)
-                    found = measure(url, book, 0 if case == "none" else UNKNOWN // 2)
+                        trio.run(fill, opening, case, book, tasks)
+                    found = measure(url, book, 0 if case == "none" else unknown // 2)
                 print(
                     f"| {case} | {store} | {found.seconds:.1f} s | {found.worked:.1f} s "
                     f"| {found.megabytes:.0f} MB | "

@@ -8,11 +8,8 @@ with other things, so what counts is the ratio within a round, and of the rounds
 
 import asyncio
 import itertools
-import os
-import platform
 import secrets
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,6 +25,7 @@ import msgspec
 import structlog
 import trio
 
+from bench.machine import machine
 from tests.postgres import Server
 from ticker_actors.actors.persistence import PersistenceActor, Wakeup
 from ticker_actors.actors.stream_hub import StreamHub
@@ -261,10 +259,10 @@ def ratio(ours: list[Measured], theirs: list[Measured]) -> str:
     return f"{statistics.median(found):.1f} ({min(found):.1f} to {max(found):.1f})"
 
 
-def row(waiters: int, systems: Sequence[Callable[[], Measured]]) -> str:
+def row(waiters: int, systems: Sequence[Callable[[], Measured]], rounds: int) -> str:
     """One line of the table: measures all systems in every round. The first is the peer."""
     found: list[list[Measured]] = [[] for _ in systems]
-    for number in range(ROUNDS):
+    for number in range(rounds):
         for turn in range(len(systems)):
             which = (number + turn) % len(systems)
             found[which].append(systems[which]())
@@ -276,23 +274,9 @@ def row(waiters: int, systems: Sequence[Callable[[], Measured]]) -> str:
     return f"| {waiters} | {' | '.join((*cells, *ratios))} |"
 
 
-def machine(server: Server) -> str:
-    """On what the numbers were taken."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    ((version,),) = server.execute("SHOW server_version")
-    load = " ".join(f"{part:.1f}" for part in os.getloadavg())
-    return (
-        f"commit {commit}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; {os.cpu_count()} cores of "
-        f"{platform.machine()}, load {load} before; Python {platform.python_version()}, "
-        f"PostgreSQL {version} on a Unix socket, fsync on, synchronous_commit on; "
-        "SQLite WAL, synchronous FULL"
-    )
-
-
-def main() -> None:
+def main(*, quick: bool = False) -> None:
     """Measure and print."""
+    rounds, all_waiters = (1, WAITERS[2:3]) if quick else (ROUNDS, WAITERS)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     server, chance, names = Server(), secrets.randbits, itertools.count()
 
@@ -312,10 +296,10 @@ def main() -> None:
         return asyncio.run(one_by_one(url, waiters))
 
     try:
-        print(f"{machine(server)}; medians of {ROUNDS} rounds of {SECONDS} s each\n")
+        print(f"{machine(server)}; medians of {rounds} rounds of {SECONDS} s each\n")
         print("| waiters | pool of 10 | SQLite | PostgreSQL | SQLite : pool | PostgreSQL : pool |")
         print("|---|---|---|---|---|---|")
-        for waiters in WAITERS:
+        for waiters in all_waiters:
             name = f"bench_{next(names)}"
             server.execute(f"CREATE DATABASE {name}")
             url = server.url(name)
@@ -325,7 +309,7 @@ def main() -> None:
                 partial(on_sqlite, waiters),
                 partial(on_postgres, url, waiters),
             ]
-            print(row(waiters, systems), flush=True)
+            print(row(waiters, systems, rounds), flush=True)
     finally:
         server.close()
 
