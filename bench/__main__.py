@@ -11,6 +11,7 @@ from typing import Any
 PARTS = {
     "orders": "the way of an order, in stages, beside a FastAPI service",
     "stream": "telling 1 to 1000 subscribers",
+    "web": "what a POST /orders costs in the HTTP server and the web layer",
     "webhooks": "webhook deliveries a second",
     "store": "durable tasks a second",
     "start": "a start with 100 000 unfinished tasks",

@@ -31,6 +31,7 @@ Besides: `test_broken_frame_is_answered`, `test_first_request_must_come_soon`,
 import errno
 import resource
 import socket
+import sys
 import tracemalloc
 import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -663,6 +664,17 @@ async def test_pushed_bytes_keep_their_order() -> None:
 
 
 # The life of a connection
+
+
+@BOTH
+async def test_an_answer_is_one_segment(*, plain: bool) -> None:
+    """Its head and its body go out together (Hypercorn: one after the other)."""
+    async with serving(Desk().app(), plain=plain) as running, await running.connect() as stream:
+        await stream.send_all(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert (await read_until(stream, b"hello")).startswith(b"HTTP/1.1 200 ")
+        known = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 156)
+        segments = int.from_bytes(known[152:], sys.byteorder)  # tcpi_data_segs_in
+        assert segments == (2 if plain else 1)
 
 
 @BOTH

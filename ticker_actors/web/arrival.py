@@ -3,7 +3,7 @@
 from contextlib import suppress
 
 import trio
-from quart import Response, request
+from quart import Response, g, request
 from werkzeug.exceptions import HTTPException
 
 REST_SECONDS = 0.2
@@ -20,6 +20,8 @@ async def hang_up_unless_arrived(response: Response) -> None:
 
 
 async def _arrived() -> bool:
+    if g.get("body_read"):
+        return True
     if request.content_length is None and "Transfer-Encoding" not in request.headers:
         return True
     with trio.move_on_after(REST_SECONDS), suppress(HTTPException):

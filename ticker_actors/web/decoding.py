@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
-from quart import request
+from quart import g, request
 from werkzeug.datastructures import MultiDict
 
 from ticker_actors.model.orders import PRINTABLE, FieldProblem
@@ -23,6 +23,7 @@ MAX_KEY_LENGTH = 64
 async def body(kind: type[T]) -> tuple[T, object]:
     """The request's JSON body, decoded and as sent. Raises `Problem` naming every bad field."""
     raw = await request.get_data(as_text=False)
+    g.body_read = True
     try:
         sent = msgspec.json.decode(raw)
     except RecursionError:

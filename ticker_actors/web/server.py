@@ -29,7 +29,7 @@ import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import Data, Response, StreamClosed
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import H11Protocol
@@ -44,8 +44,9 @@ from hypercorn.utils import parse_socket_addr
 from quart import Request, Websocket
 from quart.typing import ResponseTypes
 from quart.utils import encode_headers
+from quart.wrappers.response import DataBody
 from quart_trio import QuartTrio
-from quart_trio.asgi import TrioASGIWebsocketConnection
+from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 from wsproto.connection import Connection as FrameConnection
 from wsproto.connection import ConnectionState as Handshaken
 from wsproto.connection import ConnectionType
@@ -76,6 +77,9 @@ OPEN = Handshaken.OPEN
 HTTP_VERSIONS = {b"1.0", b"1.1"}
 CLIENT_SILENT = 4002
 """Our close code for a client that answered no ping."""
+
+Sendable = h11.Data | h11.EndOfMessage | h11.InformationalResponse | h11.Response
+"""What h11 makes bytes of."""
 
 logger = structlog.get_logger()
 
@@ -128,7 +132,8 @@ class Connection(TCPServer):
       handler, time-outs and shutdown for ever. What the kernel does not take at once is sent by a
       task of the connection, so a caller can be cancelled and no frame is ever cut in half.
     - The idle clock runs from the start, faster: Hypercorn's gives a new connection as long to send
-      its first request as one that has sent many.
+      its first request as one that has sent many. And it is a deadline of the read, where Hypercorn
+      starts and ends a task for every request.
     - Hanging up is a half-close and a short wait, so that TCP does not reset the answer away.
     """
 
@@ -155,6 +160,9 @@ class Connection(TCPServer):
         self._unsent = bytearray()
         self._sent = trio.Event()
         self._sent.set()
+        self._idle_until = trio.current_time() + config.first_request_timeout
+        """Infinite while there is a request, or a WebSocket."""
+        self._reading = trio.CancelScope()
 
     async def run(self) -> None:
         """Serve the client until either side hangs up."""
@@ -179,7 +187,7 @@ class Connection(TCPServer):
                         send=self.protocol_send,
                     )
                     self.protocol = self._http  # type: ignore[assignment]  # unwrapped: no HTTP/2
-                    await self.idle_task.restart(self._task_group, self._first_timeout)
+                    self._task_group.spawn(self._end_at_stop)
                     await self._read_data()
                     self.kill()
         except* OSError:
@@ -251,6 +259,9 @@ class Connection(TCPServer):
         if isinstance(event, RawData):
             self.push(event.data)
             await self._sent.wait()
+        elif isinstance(event, Updated):
+            seconds = self.config.keep_alive_timeout if event.idle else math.inf
+            self._idle_until = self._reading.deadline = trio.current_time() + seconds
         else:
             await super().protocol_send(event)
 
@@ -288,9 +299,11 @@ class Connection(TCPServer):
 
     async def _receive(self) -> bytes:
         """Wait for bytes; none is the end. Hypercorn sends pings but does not miss the pongs."""
-        patience = self.config.silence_timeout if self._http.websocket else math.inf
-        most = WEBSOCKET_READ_BYTES if self._http.websocket else None
-        with trio.move_on_after(patience):
+        most, deadline = None, self._idle_until
+        if self._http.websocket:
+            most = WEBSOCKET_READ_BYTES
+            deadline = trio.current_time() + self.config.silence_timeout
+        with trio.move_on_at(deadline) as self._reading:
             return bytes(await self.stream.receive_some(most))
         if self._http.websocket:
             await self._http.websocket.app_send(
@@ -306,13 +319,10 @@ class Connection(TCPServer):
                 await self.stream.send_eof()
             self.end_within(self.config.linger_timeout)
 
-    async def _first_timeout(self) -> None:
-        with trio.move_on_after(self.config.first_request_timeout):
-            await self.context.terminated.wait()
-        self.kill()  # idle, or busy with a head that does not end
-
-    async def _initiate_server_close(self) -> None:
-        self.kill()  # idle: there is nothing that could be lost
+    async def _end_at_stop(self) -> None:
+        await self.context.terminated.wait()
+        if self._idle_until < math.inf:
+            self.kill()  # there is nothing that could be lost; a request ends it after its answer
 
 
 class HTTP11(H11Protocol):
@@ -328,12 +338,14 @@ class HTTP11(H11Protocol):
     - Too big a message ends the connection; in Hypercorn the client could go on sending.
     - A handler that receives nothing, or has ended early, holds its connection no longer than
       `receive_timeout` once its queue is full; in Hypercorn that was never read or closed again.
+    - The head and the body of an answer are one segment, where Hypercorn sends two.
     - A finished request is not cancelled; in Hypercorn the end of a response is told to Quart-Trio
       as a disconnect, which cancelled what was left to do: to hang up, or to start the idle clock.
     """
 
     config: ServerConfig
     _answered: trio.Event  # of the present request: its handshake is answered, or it is over
+    _head = b""  # of the present answer, until its body comes
 
     @property
     def websocket(self) -> WSStream | None:
@@ -408,6 +420,19 @@ class HTTP11(H11Protocol):
         await self._send_error_response(status)
         await self.send(Closed())
 
+    async def _send_h11_event(self, event: Sendable) -> None:
+        try:
+            data = self._head + (self.connection.send(event) or b"")
+        except h11.LocalProtocolError:
+            if self.connection.their_state != h11.ERROR:
+                raise
+            return
+        if isinstance(event, h11.Response):
+            self._head = data
+        elif data:
+            self._head = b""
+            await self.send(RawData(data))
+
     async def _close_stream(self) -> None:
         stream = self.stream
         if isinstance(stream, HTTPStream) and stream.state is ASGIHTTPState.CLOSED:
@@ -429,6 +454,22 @@ class Frames(FrameConnection):
             if isinstance(event, CloseConnection) and self.state is Handshaken.OPEN:
                 self._state = Handshaken.REMOTE_CLOSING
             yield event
+
+
+class HTTPConnection(TrioASGIHTTPConnection):
+    """A body that is there is sent at once; Quart iterates over it, and ends it separately."""
+
+    async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
+        body = response.response
+        if not isinstance(body, DataBody):
+            await super()._send_response(send, response)
+            return
+        headers = encode_headers(response.headers)
+        await send(
+            {"type": "http.response.start", "status": response.status_code, "headers": headers}
+        )
+        sent = body.data[body.begin : body.end]
+        await send({"type": "http.response.body", "body": sent, "more_body": False})
 
 
 class WebSocketConnection(TrioASGIWebsocketConnection):
@@ -577,7 +618,8 @@ def connections_that_fit() -> int:
 
 
 def harden(app: QuartTrio) -> None:
-    """Give `app` the truthful close codes. `serve_app` does it by itself."""
+    """Give `app` the truthful close codes, and answers in one piece. `serve_app` does it itself."""
+    app.asgi_http_class = HTTPConnection
     app.asgi_websocket_class = WebSocketConnection
 
 
