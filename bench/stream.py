@@ -37,7 +37,8 @@ ALONE_SECONDS = 0.005
 AIMS: dict[Name, float] = {"websockets": 0.65, "uvicorn": 0.5}
 """Our processor time in parts of theirs, at 100 and 500 clients."""
 AIMED_AT = (100, 500)
-START_SECONDS = 20.0
+QUIET_SECONDS = 0.02
+"""Before a turn: what was left of the last one is over."""
 
 
 class Case(NamedTuple):
@@ -106,7 +107,7 @@ class Server:
 
     def turn(self, case: Case, crowd: Crowd) -> tuple[float, float]:
         """Let it send a case's messages: µs a text that was received, and the part that was."""
-        crowd.settle(0.05)
+        crowd.settle(QUIET_SECONDS)
         before = self.processor()
         if self.process.stdin is None:
             raise AssertionError

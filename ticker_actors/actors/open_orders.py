@@ -50,7 +50,8 @@ class OpenOrders:
         if event.event in ENDINGS or _status(event.data) in TERMINAL:
             self._orders.pop(event.order_id, None)
             return
-        day, _ = self._orders.get(event.order_id, (trading_day(event.created_at), None))
+        known = self._orders.get(event.order_id)
+        day = trading_day(event.created_at) if known is None else known[0]
         self._orders[event.order_id] = (day, event.data)
 
     def of(self, today: date) -> tuple[msgspec.Raw, ...]:

@@ -31,7 +31,7 @@ from ticker_actors.actors.stream_requests import (
     Watched,
 )
 from ticker_actors.actors.subscription import News, Subscription, Told
-from ticker_actors.mailbox import Mailbox, Reply
+from ticker_actors.mailbox import Busy, Mailbox, Reply
 from ticker_actors.metrics import Metrics
 from ticker_actors.model.events import ORDER_EVENTS, Event, stream_message
 from ticker_actors.model.frames import text_frame
@@ -91,8 +91,11 @@ class StreamHub:
         await self._mailbox.tell(StartFrom(account_id, head, orders))
 
     async def publish(self, events: tuple[Event, ...]) -> None:
-        """Tell of committed events, in sequence."""
-        await self._mailbox.tell(Publish(events))
+        """Tell of committed events, in sequence. It waits only when there is no room."""
+        try:
+            self._mailbox.tell_nowait(Publish(events))
+        except Busy:
+            await self._mailbox.tell(Publish(events))
 
     async def join(self, subscription: Subscription) -> int | Full:
         """A place for one more client, and the head of its account's log."""
@@ -156,7 +159,9 @@ class StreamHub:
                 reply(self._statistics())
 
     def _account(self, account_id: str) -> _Account:
-        return self._accounts.setdefault(account_id, _Account())
+        if (known := self._accounts.get(account_id)) is None:
+            known = self._accounts[account_id] = _Account()
+        return known
 
     async def _publish(self, events: Iterable[Event]) -> None:
         news: dict[str, list[Told]] = {}

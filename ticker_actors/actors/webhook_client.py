@@ -8,6 +8,7 @@ request, so none is found dead by the next order.
 
 import socket
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address
 from ssl import SSLContext
 from typing import Any
 
@@ -129,6 +130,9 @@ class _Guard(httpcore.AsyncNetworkBackend):
 
         Raises `ForbiddenAddressError` when any of them is denied, `OSError` when there is none.
         """
+        if _is_ipv4(host):  # nothing to ask anybody, and a thread is dear
+            self._judge(host, host)
+            return (host,)
         found = await trio.to_thread.run_sync(
             lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM),
             abandon_on_cancel=True,
@@ -173,6 +177,15 @@ class _Guard(httpcore.AsyncNetworkBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
+
+
+def _is_ipv4(host: str) -> bool:
+    """Whether it is an address in the usual form; the system knows others, and judges them."""
+    try:
+        IPv4Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 _FAILURES = (ForbiddenAddressError, httpx.HTTPError, httpx.InvalidURL, OSError, ValueError)

@@ -215,7 +215,8 @@ class Connection(TCPServer):
     def push_frames(self, frames: bytes) -> int:
         """Push ready-made frames, unless the WebSocket is closing: its close frame is the last."""
         websocket = self._websocket or self._find_websocket()
-        if websocket is None or websocket.state is not OPEN:
+        # Its property `state` would be a call, for each client of each event.
+        if websocket is None or websocket._state is not OPEN:  # noqa: SLF001  # pinned, see `Frames`
             return 0
         if self._unsent or not self._open:
             return self.push(frames)
