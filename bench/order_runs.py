@@ -32,7 +32,7 @@ SATURATED = 0.9
 LEGS = 5
 BATCH_RATE = 2.0
 """Batches a second: few enough that none meets another at either service."""
-SETTLE_SECONDS = 3.0
+SETTLE_SECONDS = 10.0
 """How long orders and webhooks that are still to come are waited for, from one to the next."""
 CEILING_ORDERS = 5_000
 
@@ -150,6 +150,8 @@ class Session:
             "stream": _millis(counted, result.streamed),
             "webhook": _millis(counted, seen.webhooks),
         }
+        told = ("stream", "webhook") if self._tells and not job.legs else ()
+        unheard = max((len(counted) - len(millis[stage]) for stage in told), default=0)
         commits = _difference(before, after, "ticker_commit_changes_count")
         changes = _difference(before, after, "ticker_commit_changes_sum")
         good = sum(sample.good for sample in result.samples)
@@ -160,7 +162,7 @@ class Session:
             rate=job.rate,
             stages={name: found for name in millis if (found := summary(millis[name]))},
             offered=len(result.samples),
-            failed=max(len(result.samples) - good, orders - len(arrivals)),
+            failed=max(len(result.samples) - good, orders - len(arrivals), unheard),
             refused=result.refused,
             delivered=in_time / job.seconds,
             cpu_ms=1000 * used / orders,

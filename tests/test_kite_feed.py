@@ -269,21 +269,31 @@ async def test_connection_that_never_says_a_word_was_never_up(autojump_clock: Mo
 
 
 async def test_any_frame_is_a_sign_of_life(autojump_clock: MockClock) -> None:
-    """A ping keeps the connection, though only a message shows that it is up."""
-    ticker = PingsOnly()
-    async with in_memory(ticker) as dial, following(dial) as feed:
-        await trio.sleep(600)
-        assert repr(feed) == "<KiteFeed ticker.test, not yet up>"
-        ticker.silent = True
-        assert await take(feed, 1) == [FeedLost("The ticker was silent for 5 s.")]
-        assert 604 <= trio.current_time() <= 605
-    assert len(ticker.targets) == 1
+    """Between two messages pings keep the connection, where silence would end it."""
+    async with in_memory(PingsOnly(first=HEARTBEAT, then=14)) as dial, following(dial) as feed:
+        assert await take(feed, 1) == [FeedBack()]
+        await trio.sleep(60)
+        assert repr(feed) == "<KiteFeed ticker.test, up>"
+
+
+async def test_pings_alone_are_not_believed_for_long(autojump_clock: MockClock) -> None:
+    """A server may answer whose source of orders has died: the book is read instead."""
+    async with in_memory(PingsOnly(first=HEARTBEAT)) as dial, following(dial) as feed:
+        told = [FeedBack(), FeedLost("The ticker told nothing for 15 s.")]
+        assert await take(feed, 2) == told
+        assert trio.current_time() == 15
+
+
+async def test_pings_before_the_first_message_prove_nothing(autojump_clock: MockClock) -> None:
+    """A connection that has told nothing is lost as soon as one that is silent."""
+    async with in_memory(PingsOnly()) as dial, following(dial) as feed:
+        assert await take(feed, 1) == [FeedLost("The ticker told nothing for 5 s.")]
 
 
 async def test_part_of_a_message_is_a_sign_of_life(autojump_clock: MockClock) -> None:
     """A message that takes longer than the silence allowed is heard to its end."""
     async with in_memory(SlowTicker()) as dial, following(dial) as feed:
-        assert await take(feed, 1) == [FeedBack()]
+        assert await take(feed, 2) == [FeedBack(), order(1)]
         assert trio.current_time() == 3 * SlowTicker.PAUSE
 
 

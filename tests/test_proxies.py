@@ -62,7 +62,17 @@ def test_without_trusted_proxies_the_header_means_nothing() -> None:
     assert client_address("127.0.0.1", ["198.51.100.1"], ()) == "127.0.0.1"
 
 
-@pytest.mark.parametrize("text", ["proxy.example", "10.0.0.1/8", "10.0.0.0/33", "*", "10.0.0.1:80"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "proxy.example",
+        "10.0.0.1/8",
+        "10.0.0.0/33",
+        "*",
+        "10.0.0.1:80",
+        "::ffff:10.0.0.0/104",
+    ],
+)
 def test_what_is_no_network_is_named(text: str) -> None:
     """In the error, whatever stands beside it."""
     with pytest.raises(ValueError, match="^" + text.replace("*", r"\*") + "$"):

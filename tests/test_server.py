@@ -46,7 +46,7 @@ import trio.testing
 from hypercorn.config import Config
 from hypercorn.trio import serve
 from hypercorn.typing import ASGIReceiveCallable, Scope
-from quart import request, websocket
+from quart import Response, request, websocket
 from quart_trio import QuartTrio
 from structlog.testing import capture_logs
 
@@ -675,6 +675,23 @@ async def test_an_answer_is_one_segment(*, plain: bool) -> None:
         known = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 156)
         segments = int.from_bytes(known[152:], sys.byteorder)  # tcpi_data_segs_in
         assert segments == (2 if plain else 1)
+
+
+async def test_an_answer_that_fails_before_its_first_byte_shows_its_head() -> None:
+    """Else it would look like a connection that had been idle for too long, and be asked again."""
+    app = QuartTrio(__name__)
+
+    async def failing() -> AsyncGenerator[bytes]:
+        yield b""  # which nobody sends
+        raise RuntimeError
+
+    @app.get("/broken")
+    async def broken() -> Response:
+        return Response(failing())
+
+    async with serving(app) as running, await running.connect() as stream:
+        await stream.send_all(b"GET /broken HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert (await read_all(stream)).startswith(b"HTTP/1.1 200 ")
 
 
 @BOTH

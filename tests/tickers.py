@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from math import inf
 from typing import ClassVar, cast
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,7 +17,7 @@ from trio_websocket import (
     WebSocketRequest,
     wrap_server_stream,
 )
-from wsproto.events import BytesMessage
+from wsproto.events import TextMessage
 
 from ticker_actors.brokers.kite.dial import Dial
 from ticker_actors.brokers.kite.root import TickerUrl
@@ -112,29 +113,36 @@ class SilentTicker(HealthyTicker):
 
 @dataclass
 class PingsOnly(Ticker):
-    """Is alive by the protocol, and says nothing; once it is silent, not even that."""
+    """Is alive by the protocol; says nothing but `first`, and again every `then` seconds."""
 
-    silent: bool = False
+    first: bytes | None = None
+    then: float = inf
 
     async def talk(self, socket: WebSocketConnection) -> None:
-        while not self.silent:
+        due = trio.current_time()
+        while True:
+            if self.first is not None and trio.current_time() >= due:
+                due += self.then
+                await socket.send_message(self.first)
             await socket.ping()
             await trio.sleep(1)
-        await trio.sleep_forever()
 
 
 @dataclass
 class SlowTicker(Ticker):
-    """Sends one message, a fragment every `PAUSE` seconds."""
+    """Sends a heartbeat, then an order's update in fragments, one every `PAUSE` seconds."""
 
     PAUSE: ClassVar = 4.0
 
     async def talk(self, socket: WebSocketConnection) -> None:
-        for number in range(4):
-            if number:
-                await trio.sleep(self.PAUSE)
+        await socket.send_message(HEARTBEAT)
+        text = pushed()
+        size = -(-len(text) // 3)
+        for number in range(3):
+            await trio.sleep(self.PAUSE)
+            part = text[number * size : (number + 1) * size]
             # trio-websocket has no public way to send a fragment.
-            await socket._send(BytesMessage(b"\0", message_finished=number == 3))
+            await socket._send(TextMessage(part, message_finished=number == 2))
         await trio.sleep_forever()
 
 

@@ -14,6 +14,7 @@ import os
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -123,6 +124,8 @@ class Service:
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[None, None]:
         """Pool, client and workers."""
+        # Else few processors mean few threads, and the workers would wait for each other.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS))
         database = os.environ["DATABASE_URL"]
         async with (
             asyncpg.create_pool(database, min_size=POOL, max_size=POOL) as self._pool,

@@ -25,7 +25,7 @@ def _status(data: msgspec.Raw) -> str:
 
 
 def _data(order: OrderView | msgspec.Raw) -> msgspec.Raw:
-    """As the event tells it. A view is encoded when it is asked for: most of them never are."""
+    """As the event tells it. A view is encoded when it is first asked for: most never are."""
     if isinstance(order, OrderView):
         return msgspec.Raw(msgspec.json.encode(order.data()))
     return order
@@ -56,6 +56,10 @@ class OpenOrders:
 
     def of(self, today: date) -> tuple[msgspec.Raw, ...]:
         """Those first seen today: no order outlives its day, though some end untold."""
-        for order_id in [name for name, (day, _) in self._orders.items() if day < today]:
-            del self._orders[order_id]
-        return tuple(_data(order) for _, order in self._orders.values())
+        found = {
+            order_id: (day, _data(order))
+            for order_id, (day, order) in self._orders.items()
+            if day >= today
+        }
+        self._orders = {**found}
+        return tuple(data for _, data in found.values())

@@ -28,14 +28,17 @@ def networks(texts: Iterable[str]) -> tuple[Network, ...]:
     """The networks that these name; an address is a network of one.
 
     Raises `ValueError`, whose message is the text that names none: `10.0.0.1/8` is one address or
-    many, nobody knows.
+    many, nobody knows; and `::ffff:10.0.0.0/104` is `10.0.0.0/8`, and is to be called so.
     """
     found = []
     for text in texts:
         try:
-            found.append(ip_network(text))
+            network = ip_network(text)
         except ValueError:
             raise ValueError(text) from None
+        if getattr(network.network_address, "ipv4_mapped", None) is not None:
+            raise ValueError(text)
+        found.append(network)
     return tuple(found)
 
 

@@ -339,7 +339,8 @@ class HTTP11(H11Protocol):
     - Too big a message ends the connection; in Hypercorn the client could go on sending.
     - A handler that receives nothing, or has ended early, holds its connection no longer than
       `receive_timeout` once its queue is full; in Hypercorn that was never read or closed again.
-    - The head and the body of an answer are one segment, where Hypercorn sends two.
+    - The head of an answer waits for the first bytes of its body, and they are one segment, where
+      Hypercorn sends two.
     - A finished request is not cancelled; in Hypercorn the end of a response is told to Quart-Trio
       as a disconnect, which cancelled what was left to do: to hang up, or to start the idle clock.
     """
@@ -361,6 +362,9 @@ class HTTP11(H11Protocol):
         )
         if upgraded and websocket is not None:
             websocket.connection = Frames(ConnectionType.SERVER)
+        if isinstance(event, StreamClosed) and self._head:  # of an answer that failed before a byte
+            head, self._head = self._head, b""
+            await self.send(RawData(head))
         await super().stream_send(event)
         if isinstance(event, Data):
             if (

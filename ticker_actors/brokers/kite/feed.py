@@ -40,7 +40,10 @@ is told within the 10 s that the order protocol allows."""
 SILENCE_SECONDS = 5.0
 """Without any frame, the connection is given up. Kite sends a heartbeat every second or two, and
 the official Go and JavaScript clients wait as long. A ping counts, for nobody but the server sends
-one; so does each part of a long message, however slow the line."""
+one; so does each part of a long message on a slow line."""
+WORDLESS_SECONDS = 15.0
+"""Frames alone keep a connection for so long: a ticker whose server still answers, but whose source
+has died, pings and tells nothing. Before its first message it is not believed even that."""
 FIRST_BACKOFF = 1.0
 MOST_BACKOFF = 60.0
 """Seconds between attempts, doubled each time: the official clients' own."""
@@ -225,11 +228,15 @@ class KiteFeed:
         )
 
     async def _converse(self, socket: WebSocketConnection, heard: _Heard, token: str) -> _End:
-        while (until := heard.at + SILENCE_SECONDS) > trio.current_time():
+        told, patience = trio.current_time(), SILENCE_SECONDS
+        while (until := min(heard.at + SILENCE_SECONDS, told + patience)) > trio.current_time():
             with trio.move_on_at(until):
                 message = await socket.get_message()
                 self._hear(message, token)
-        return _End(f"The ticker was silent for {SILENCE_SECONDS:g} s.")
+                told, patience = trio.current_time(), WORDLESS_SECONDS
+        if heard.at + SILENCE_SECONDS <= until:
+            return _End(f"The ticker was silent for {SILENCE_SECONDS:g} s.")
+        return _End(f"The ticker told nothing for {patience:g} s.")
 
     def _hear(self, message: str | bytes, token: str) -> None:
         """Take one message. The first one shows that the connection works, whatever it says."""
