@@ -4,8 +4,9 @@ msgspec judges; only when it has refused is the value walked again, to name all 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
+from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -96,7 +97,8 @@ def order_conflicts(decoded: object, path: str = "") -> Iterator[FieldProblem]:
             yield from order_conflicts(item, f"{path}[{number}]")
 
 
-def hints(kind: type) -> dict[str, Any]:
+@cache
+def hints(kind: type) -> Mapping[str, Any]:
     """The fields of a type with their constraints."""
     return get_type_hints(kind, include_extras=True)
 
