@@ -82,7 +82,7 @@ async def test_what_cannot_be_deleted_stops_nobody(autojump_clock: MockClock) ->
     with structlog.testing.capture_logs() as lines:
         async with trio.open_nursery() as nursery:
             await started(nursery, clock, tables)
-            await trio.sleep(DAY.total_seconds())
+            await trio.sleep((TWO - NOON).total_seconds())
             nursery.cancel_scope.cancel()
     told = [line["error"] for line in lines if line["event"] == "old rows not deleted"]
     assert told == [f"{TABLES[0]}: permission denied"] * 2

@@ -4,7 +4,7 @@ msgspec judges; only when it has refused is the value walked again, to name all 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from enum import Enum
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -97,9 +97,13 @@ def order_conflicts(decoded: object, path: str = "") -> Iterator[FieldProblem]:
             yield from order_conflicts(item, f"{path}[{number}]")
 
 
-@cache
 def hints(kind: type) -> Mapping[str, Any]:
     """The fields of a type with their constraints."""
+    return _hints(kind)
+
+
+@cache
+def _hints(kind: Hashable) -> Mapping[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
 
