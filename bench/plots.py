@@ -41,6 +41,7 @@ class Spread(msgspec.Struct):
     server: str
     clients: int
     deflate: bool
+    alone: bool
     cpu_us: float
 
 
@@ -134,26 +135,28 @@ def commits(saved: Saved) -> None:
 def fan_out(saved: Stream) -> None:
     """Processor time of telling all subscribers, against their number."""
     figure, axis = plt.subplots(figsize=(7, 4.8))
+    kinds = {(False, False): ("", "o-"), (True, False): (", deflate offered", "o--")}
+    kinds[False, True] = (", messages that come alone", "o:")
     for server in dict.fromkeys(row.server for row in saved.rows):
-        for deflate in (False, True):
+        for (deflate, alone), (words, style) in kinds.items():
             points = sorted(
                 (row.clients, row.cpu_us)
                 for row in saved.rows
-                if (row.server, row.deflate) == (server, deflate)
+                if (row.server, row.deflate, row.alone) == (server, deflate, alone)
             )
             if points:
                 axis.plot(
                     *zip(*points, strict=True),
-                    "o--" if deflate else "o-",
+                    style,
                     color=COLOURS.get(server),
-                    label=f"{server}, compressed" if deflate else server,
+                    label=f"{server}{words}",
                 )
     axis.set_xlabel("subscribers")
-    axis.set_ylabel("µs of processor time, as the stream part counts it")
+    axis.set_ylabel("µs of processor time for each text received")
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.grid(visible=True, alpha=0.3)
-    axis.legend()
+    axis.legend(fontsize=7)
     _save(figure, saved, "fan-out", "Telling every subscriber")
 
 
