@@ -51,12 +51,12 @@ from quart_trio import QuartTrio
 from structlog.testing import capture_logs
 
 from ticker_actors.web import server as server_module
+from ticker_actors.web.entrance import connections_that_fit
 from ticker_actors.web.server import (
     WEBSOCKET_BYTES_PER_SECOND,
     ServerConfig,
     UnsupportedVersionError,
     connection_of,
-    connections_that_fit,
     did_not_read,
     open_listeners,
     serve_app,

@@ -1,6 +1,6 @@
 """The HTTP server: Hypercorn 0.18 on Trio, hardened. Nothing else touches Hypercorn's insides.
 
-As shipped, one client can kill Hypercorn's Trio server with one byte or stop it with silence. Five
+As shipped, one client can kill Hypercorn's Trio server with one byte or stop it with silence. A few
 small classes mend that by inheritance, without patching a module, and each says what it mends. They
 lean on internals, so the versions are pinned and checked at the start; `tests/test_server.py` runs
 every behaviour against the server as shipped too, and fails when upstream mends one.
@@ -11,8 +11,6 @@ HTTP/1.1 and WebSocket only: HTTP/2 and TLS belong to a proxy in front.
 import errno
 import logging
 import math
-import os
-import resource
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
@@ -54,20 +52,11 @@ from wsproto.events import CloseConnection
 from wsproto.events import Event as FrameEvent
 from wsproto.frame_protocol import CloseReason
 
+from ticker_actors.web.entrance import Entrance, connections_that_fit
+
 PINNED = {"hypercorn": "0.18.0", "quart-trio": "0.12.0", "wsproto": "1.3.2"}
 LOOPBACK = ("127.0.0.1", "::1")
 NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
-NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
-"""What `accept` fails with when the process or the system can have no more files."""
-ENOUGH_FILES = 65_536
-FILES_FOR_THE_REST = 160
-"""Files that are not clients' connections: 64 webhooks, their lookups, the store's."""
-MOST_CONNECTIONS = 10_000
-"""However many files there may be: a connection takes memory too."""
-TURNED_AWAY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\n"
-    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
-)
 WEBSOCKET_BYTES_PER_SECOND = 40 * 1024
 """That a client's WebSocket is read at: ten of the longest texts. More waits in the network."""
 WEBSOCKET_READ_BYTES = 1024
@@ -547,81 +536,6 @@ def did_not_read(websocket: Websocket) -> bool:
     return isinstance(connection, Connection) and connection.did_not_read
 
 
-class Entrance:
-    """Lets clients in while there is room; the others are told 503 and closed at once.
-
-    Without this, clients that only connect take every file that the process may open, and the store
-    is left without. A place is free again when its socket is closed.
-    """
-
-    def __init__(self, most: int, context: WorkerContext) -> None:
-        self._most = most
-        self._context = context
-        self._inside = 0
-        self._turned_away = 0
-
-    async def accept(
-        self,
-        listener: trio.SocketListener,
-        nursery: trio.Nursery,
-        serve: Callable[[trio.SocketStream], Connection],
-    ) -> None:
-        """Accept connections for ever, and serve them in the nursery."""
-        async with listener:
-            while True:
-                try:
-                    stream = await listener.accept()
-                except OSError as error:
-                    if error.errno not in NO_FILES:
-                        raise
-                    logger.error("no_connection_accepted", error=str(error))  # noqa: TRY400  # no trace
-                    await trio.sleep(1)
-                    continue
-                if self._inside < self._most:
-                    self._inside += 1
-                    nursery.start_soon(self._serve, stream, serve)
-                else:
-                    self._turn_away(stream)
-                    self._turned_away += 1
-                    if self._turned_away == 1:
-                        nursery.start_soon(self._report)
-
-    async def _serve(
-        self, stream: trio.SocketStream, serve: Callable[[trio.SocketStream], Connection]
-    ) -> None:
-        try:
-            await serve(stream)
-        finally:
-            stream.socket.close()
-            self._inside -= 1
-
-    def _turn_away(self, stream: trio.SocketStream) -> None:
-        with suppress(OSError):
-            os.write(stream.socket.fileno(), TURNED_AWAY)
-            os.read(stream.socket.fileno(), 65_536)  # else closing resets the answer away
-        stream.socket.close()
-
-    async def _report(self) -> None:
-        """Write one line for all of a second."""
-        with trio.move_on_after(1):
-            await self._context.terminated.wait()
-        logger.warning("connections_turned_away", count=self._turned_away, most=self._most)
-        self._turned_away = 0
-
-
-def connections_that_fit() -> int:
-    """Raise the limit on open files as far as we may; how many of them clients can have."""
-    limit, highest = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY:
-        return MOST_CONNECTIONS
-    wanted = ENOUGH_FILES if highest == resource.RLIM_INFINITY else min(highest, ENOUGH_FILES)
-    if limit < wanted:
-        with suppress(OSError, ValueError):  # some systems have one more limit
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, highest))
-            limit = wanted
-    return min(MOST_CONNECTIONS, max(limit - FILES_FOR_THE_REST, limit // 4))
-
-
 def harden(app: QuartTrio) -> None:
     """Give `app` the truthful close codes, and answers in one piece. `serve_app` does it itself."""
     app.asgi_http_class = HTTPConnection
@@ -671,7 +585,7 @@ async def serve_app(
     harden(app)
     config = config or ServerConfig()
     context = WorkerContext(max_requests=None)
-    entrance = Entrance(config.most_connections or connections_that_fit(), context)
+    entrance = Entrance(config.most_connections or connections_that_fit(), stopping)
     state: LifespanState = {}
     wrapped = ASGIWrapper(cast("ASGIFramework", app))
     lifespan = Lifespan(wrapped, config, state)
