@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -53,41 +54,21 @@ def machine(server: Server) -> str:
     return sentence(conditions(server))
 
 
-def keep(name: str, found: object) -> None:
-    """Write a part's results down as JSON."""
+def keep(name: str, found: Mapping[str, object]) -> None:
+    """Write a part's results down as JSON, a row a line."""
     RESULTS.mkdir(exist_ok=True)
-    text = msgspec.json.format(msgspec.json.encode(found), indent=1)
-    (RESULTS / f"{name}.json").write_bytes(text + b"\n")
+    parts = [f"{_json(key)}: {_rows(part)}" for key, part in found.items()]
+    (RESULTS / f"{name}.json").write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 
-def memory(pid: int) -> float:
-    """Megabytes of a process that are resident."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def _rows(part: object) -> str:
+    if isinstance(part, (list, tuple)) and part:
+        return "[\n" + ",\n".join(_json(row) for row in part) + "\n]"
+    return _json(part)
 
 
-def processor(pid: int) -> float:
-    """Seconds of processor time that a process has used, all its threads together."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-class Busy:
-    """How much of the machine's processor time is in use from now on."""
-
-    def __init__(self) -> None:
-        self._idle, self._all = _ticks()
-
-    def part(self) -> float:
-        """From 0 to 1, of all cores together; what other guests of the host take counts too."""
-        idle, everything = _ticks()
-        return 1 - (idle - self._idle) / max(1, everything - self._all)
-
-
-def _ticks() -> tuple[int, int]:
-    """Idle ticks, those that wait for a disk included, and all ticks (proc_stat(5))."""
-    fields = [int(field) for field in Path("/proc/stat").read_text().split()[1:9]]
-    return fields[3] + fields[4], sum(fields)
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _setting(server: Server, name: str) -> str:

@@ -11,8 +11,8 @@ import msgspec
 
 from bench import load
 from bench.load import Job
-from bench.machine import Busy
 from bench.percentiles import Summary, curve, summary
+from bench.processes import Busy
 from bench.services import TITLES, Name, Running, broker
 
 Mode = Literal["durable", "answered"]

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import itertools
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from bench.broker import Seen
-from bench.machine import processor
+from bench.processes import free_port, processor
 from tests.postgres import Server
 
 START_SECONDS = 20.0
@@ -135,14 +134,6 @@ def ask(url: str, method: str, path: str, body: object = None) -> tuple[int, byt
         connection.request(method, path, text, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         return answer.status, answer.read()
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

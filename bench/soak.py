@@ -14,8 +14,9 @@ import msgspec
 
 from bench import load
 from bench.load import Job
-from bench.machine import conditions, keep, memory, sentence
+from bench.machine import conditions, keep, sentence
 from bench.percentiles import Summary, slope, summary
+from bench.processes import memory
 from bench.services import TITLES, Name, Running, ask, serving
 from tests.postgres import Server
 

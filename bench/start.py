@@ -9,7 +9,6 @@ many orders. Of every two orders that were sent and are unknown, one is in the b
 import http.client
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,9 @@ import msgspec
 import structlog
 import trio
 
-from bench.machine import machine, memory, processor
+from bench.machine import machine
+from bench.processes import free_port, memory, processor
+from bench.sample import ORDER
 from tests.postgres import Server
 from ticker_actors.model import database, ids, tags
 from ticker_actors.model.calendar import trading_day
@@ -49,16 +50,6 @@ PATIENCE_SECONDS = 120.0
 """For one start, up to the lookup of all unknown orders."""
 BETWEEN_SECONDS = 0.1
 """Between two of the orders that are submitted until then."""
-
-ORDER = {
-    "exchange": "NSE",
-    "tradingsymbol": "INFY",
-    "transaction_type": "BUY",
-    "quantity": 1,
-    "product": "CNC",
-    "order_type": "LIMIT",
-    "price": 1.0,
-}
 
 
 class Measured(NamedTuple):
@@ -195,9 +186,7 @@ async def fill(
 
 def measure(url: str, book: Path, unknown: int) -> Measured:
     """Start it and submit an order at once; go on until so many unknown orders are found."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     variables = {"DATABASE_URL": url, "PORT": str(port), "LOG_LEVEL": "warning"}
     began = time.perf_counter()
     process = subprocess.Popen(

@@ -7,21 +7,19 @@ whole service: how soon 500 clients know of an update, and how soon it stops (`b
 """
 
 import random
-import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from bench import stream_delay
 from bench.machine import conditions, keep, sentence
+from bench.processes import Child
 from bench.stream_clients import Client, Crowd
 from bench.stream_servers import PATH
 
@@ -89,56 +87,26 @@ class Row(msgspec.Struct, frozen=True):
     """Of memory that a connection took."""
 
 
-class Server:
-    """One of the servers, in a process of its own."""
+class Server(Child):
+    """One of the servers."""
 
     def __init__(self, name: Name) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bench.stream_servers", name, str(self.port)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        if self.process.stdout is None or self.process.stdout.readline() != "ready\n":
-            raise RuntimeError(f"{name} did not start.")
+        super().__init__("bench.stream_servers", name)
 
     def turn(self, case: Case, crowd: Crowd) -> tuple[float, float]:
         """Let it send a case's messages: µs a text that was received, and the part that was."""
         crowd.settle(QUIET_SECONDS)
         before = self.processor()
-        if self.process.stdin is None:
-            raise AssertionError
-        self.process.stdin.write(f"{case.messages} {case.pause}\n")
-        self.process.stdin.flush()
+        self.tell(f"{case.messages} {case.pause}")
         wanted = case.messages * case.clients
         received = crowd.receive(wanted)
         return (self.processor() - before) / 1000 / received, received / wanted
-
-    def processor(self) -> int:
-        """Nanoseconds of processor time that all its threads have used."""
-        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
-        return sum(int(task.read_text().split()[0]) for task in tasks)
-
-    def memory(self) -> int:
-        """Bytes that are its own: resident, and of no file."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in status if line.startswith("RssAnon")) * 1024
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.kill()
-        self.process.wait()
 
 
 def measured(case: Case, rounds: int) -> Iterator[Row]:
     """One case on all the servers."""
     with ExitStack() as stack:
-        servers = {name: Server(name) for name in SERVERS}
-        for server in servers.values():
-            stack.callback(server.close)
+        servers = {name: stack.enter_context(Server(name)) for name in SERVERS}
         alone = {name: server.memory() for name, server in servers.items()}
         crowds = {}
         for name, server in servers.items():

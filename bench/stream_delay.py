@@ -21,6 +21,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from bench import sample
+from bench.percentiles import percentile
+from bench.processes import free_port
 from bench.stream_clients import Client, Crowd
 from bench.stream_servers import PATH
 
@@ -36,15 +39,7 @@ SMALL_BUFFER = 4096
 """Bytes that the dead client's kernel takes, so that it is full soon."""
 SO_TIMESTAMPNS = 35
 """Linux, socket(7): with each read, when its last byte came."""
-ORDER = {
-    "exchange": "NSE",
-    "tradingsymbol": "INFY",
-    "transaction_type": "BUY",
-    "quantity": 1_000_000,
-    "product": "CNC",
-    "order_type": "LIMIT",
-    "price": 1.0,
-}
+ORDER = {**sample.ORDER, "quantity": 1_000_000}
 _TOLD = re.compile(rb'"status_message":"(\d+)"')
 
 
@@ -81,9 +76,7 @@ class Service:
     """The service in a process of its own, with one order that rests."""
 
     def __init__(self, folder: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         variables = {
             "DATABASE_URL": f"sqlite:///{Path(folder).resolve() / 'ticker.db'}",
             "PORT": str(self.port),
@@ -212,12 +205,7 @@ def one_round(service: Service, crowd: Crowd) -> Round:
     delays = sorted(
         delay for client in crowd.clients if isinstance(client, Watching) for delay in client.delays
     )
-    return Round(percentile(delays, 0.5), percentile(delays, 0.99), delays[-1], len(delays))
-
-
-def percentile(delays: list[float], part: float) -> float:
-    """Of sorted values the one that so large a part of them does not exceed."""
-    return delays[min(len(delays) - 1, int(part * len(delays)))]
+    return Round(percentile(delays, 50), percentile(delays, 99), delays[-1], len(delays))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ import random
 import re
 import socket
 import statistics
-import subprocess
 import sys
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from http import HTTPStatus
-from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -32,6 +30,8 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from bench.machine import conditions, keep, sentence
+from bench.processes import Child
+from bench.sample import ORDER
 from ticker_actors.actors.requests import Accepted
 from ticker_actors.metrics import Metrics
 from ticker_actors.model.tasks import OrderTask, Phase, TaskStatus
@@ -52,15 +52,6 @@ DATA_SEGMENTS_IN = slice(152, 156)
 REQUESTS = 500
 """In a turn, one after the other on one connection."""
 NOW = datetime(2025, 11, 20, 6, 30, tzinfo=UTC)
-ORDER = {
-    "exchange": "NSE",
-    "tradingsymbol": "INFY",
-    "transaction_type": "BUY",
-    "quantity": 1,
-    "product": "CNC",
-    "order_type": "LIMIT",
-    "price": 1500.0,
-}
 TASK = OrderTask(
     task_id="task_01KAGD9G000000000000000000",
     idempotency_key="~task_01KAGD9G000000000000000000",
@@ -139,25 +130,17 @@ def starlette(port: int) -> None:
     uvicorn.run(app, port=port, log_level="error", loop="uvloop", http="httptools")
 
 
-class Server:
-    """One of the servers in a process of its own, and one connection to it."""
+class Server(Child):
+    """One of the servers."""
 
     def __init__(self, name: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port: int = free.getsockname()[1]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.web", name, str(port)], stdout=subprocess.PIPE, text=True
-        )
-        if self._process.stdout is None or self._process.stdout.readline() != "ready\n":
-            raise RuntimeError(f"{name} did not start.")
-        self._port = port
+        super().__init__("bench.web", name)
 
     def _connected(self) -> socket.socket:
         until = time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                return socket.create_connection(("127.0.0.1", self._port), PATIENCE_SECONDS)
+                return socket.create_connection(("127.0.0.1", self.port), PATIENCE_SECONDS)
             except ConnectionRefusedError:
                 if time.monotonic() > until:
                     raise
@@ -166,24 +149,14 @@ class Server:
     def turn(self) -> tuple[float, float]:
         """Requests, one after the other: µs of processor time, and TCP segments, for each."""
         with self._connected() as client:
-            before = self._processor()
+            before = self.processor()
             for _ in range(REQUESTS):
                 client.sendall(REQUEST)
                 check(client)
-            used = self._processor() - before
+            used = self.processor() - before
             known = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, DATA_SEGMENTS_IN.stop)
             segments = int.from_bytes(known[DATA_SEGMENTS_IN], sys.byteorder)
         return used / 1000 / REQUESTS, segments / REQUESTS
-
-    def _processor(self) -> int:
-        """Nanoseconds of processor time that all its threads have used."""
-        tasks = Path(f"/proc/{self._process.pid}/task").glob("*/schedstat")
-        return sum(int(task.read_text().split()[0]) for task in tasks)
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.kill()
-        self._process.wait()
 
 
 def check(client: socket.socket) -> None:
@@ -212,9 +185,8 @@ def main(*, quick: bool = False) -> None:
     turns: dict[str, list[tuple[float, float]]] = {name: [] for name in SERVERS}
     rounds = QUICK_ROUNDS if quick else ROUNDS
     with ExitStack() as stack:
-        servers = {name: Server(name) for name in SERVERS}
+        servers = {name: stack.enter_context(Server(name)) for name in SERVERS}
         for server in servers.values():
-            stack.callback(server.close)
             server.turn()  # not counted: caches fill, code is specialised
         for number in range(rounds):
             for name in random.Random(number).sample(list(SERVERS), len(SERVERS)):

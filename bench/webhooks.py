@@ -13,7 +13,8 @@ from bench import load
 from bench.load import Job
 from bench.machine import conditions, keep, sentence
 from bench.order_runs import rotated
-from bench.services import TITLES, Name, brokers, free_port, serving
+from bench.processes import free_port
+from bench.services import TITLES, Name, brokers, serving
 from tests.postgres import Server
 
 RECEIVERS = (1, 4, 16)
