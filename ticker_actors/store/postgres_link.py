@@ -1,4 +1,4 @@
-"""Asyncpg under Trio: the asyncio loop it runs on, its connections, its errors, its schema."""
+"""Asyncpg under Trio: its connections, their loop, their errors, and the schema."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import asyncpg
 import structlog
 import trio
-import trio_asyncio
 
 from ticker_actors.model.database import Postgres
+from ticker_actors.store.guest_loop import GuestLoop
 
 T = TypeVar("T")
 
@@ -69,20 +69,17 @@ class Link:
 
     def __init__(self, address: Postgres) -> None:
         self.address = address
-        self._loop: trio_asyncio.TrioEventLoop
+        self._loop = GuestLoop()
+        self._loop.set_exception_handler(_log_asyncio)
         self._connections: list[asyncpg.Connection] = []
-        self._ending, self._ended = trio.Event(), trio.Event()
+        self._hosting, self._ended = trio.CancelScope(), trio.Event()
 
     @classmethod
     async def start(cls, address: Postgres) -> "Link":
         """Host a loop in a system task: until `close`, or until the whole Trio run ends."""
-        link, started = cls(address), trio.Event()
-        trio.lowlevel.spawn_system_task(link._host, started)
-        try:
-            await started.wait()
-        except BaseException:  # cancelled or not, it is raised again
-            link._ending.set()
-            raise
+        await trio.lowlevel.checkpoint()
+        link = cls(address)
+        trio.lowlevel.spawn_system_task(link._host)
         return link
 
     @classmethod
@@ -95,28 +92,24 @@ class Link:
         finally:
             await link.close()
 
-    async def _host(self, started: trio.Event) -> None:
+    async def _host(self) -> None:
         try:
-            async with trio_asyncio.open_loop() as loop:
-                loop.set_exception_handler(_log_asyncio)
-                self._loop = loop
-                started.set()
-                try:
-                    await self._ending.wait()
-                finally:  # also at the end of the run, when nobody closes anything
-                    for connection in self._connections:
-                        terminate(connection)
-        finally:
+            with self._hosting:
+                await self._loop.host()
+        finally:  # also at the end of the run, when nobody closes anything
+            for connection in self._connections:
+                terminate(connection)
+            self._loop.end()
             self._ended.set()
 
     @property
     def closed(self) -> bool:
         """Whether its loop has ended, or is about to."""
-        return self._ending.is_set() or self._ended.is_set()
+        return self._hosting.cancel_called or self._ended.is_set()
 
     async def close(self) -> None:
         """End the loop, and with it every connection."""
-        self._ending.set()
+        self._hosting.cancel()
         with trio.CancelScope(shield=True):
             await self._ended.wait()
 
@@ -129,13 +122,13 @@ class Link:
     ) -> T:
         """Run one of asyncpg's functions on its loop. Raises `TooSlowError`."""
         with trio.fail_after(ANSWER_SECONDS if within is None else within):
-            answer: T = await self._loop.run_aio_coroutine(function(*arguments, **named))
+            answer: T = await self._loop.run(function(*arguments, **named))
             return answer
 
     async def connect(self) -> asyncpg.Connection:
         """A new connection. Raises one of `REFUSED`."""
         with trio.fail_after(CONNECT_SECONDS):
-            return await self._loop.run_aio_coroutine(self._connect())
+            return await self._loop.run(self._connect())
 
     async def _connect(self) -> asyncpg.Connection:
         address = self.address

@@ -1,0 +1,162 @@
+"""Asyncio's loop as a guest of Trio: what runs, when, and how it ends."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import AsyncGenerator
+
+import pytest
+import trio
+
+from ticker_actors.store import guest_loop
+from ticker_actors.store.guest_loop import GuestLoop
+
+SOON = 5.0
+"""Seconds: for what must happen at once, on a machine that is busy."""
+
+
+@pytest.fixture
+async def loop() -> AsyncGenerator[GuestLoop]:
+    """A loop that is hosted."""
+    loop = GuestLoop()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop.host)
+        with trio.fail_after(SOON):
+            yield loop
+        nursery.cancel_scope.cancel()
+    loop.end()
+
+
+async def test_a_coroutine_runs(loop: GuestLoop) -> None:
+    """What it awaits is asyncio's, and what it returns or raises is the caller's."""
+
+    async def twice(number: int) -> int:
+        await asyncio.sleep(0)
+        assert asyncio.get_running_loop() is loop
+        if number < 0:
+            raise ValueError("too small")
+        return 2 * number
+
+    assert await loop.run(twice(2)) == 4
+    with pytest.raises(ValueError, match="too small"):
+        await loop.run(twice(-1))
+
+
+async def test_timers_are_kept(loop: GuestLoop) -> None:
+    """A timer wakes the loop though no file does, also one that is set while it sleeps."""
+    done = trio.Event()
+
+    async def nap(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop.run, nap(0.05))
+        loop.call_later(0.01, done.set)
+        await done.wait()
+        await loop.run(nap(0.02))
+
+
+async def test_files_are_waited_for(loop: GuestLoop) -> None:
+    """What comes over a socket reaches its reader."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        reader, writer = await loop.run(asyncio.open_connection(sock=ours))
+
+        async def answer() -> None:
+            await trio.sleep(0.01)
+            theirs.send(b"hello\n")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            assert await loop.run(reader.readline()) == b"hello\n"
+        writer.close()
+        await loop.run(writer.wait_closed())
+
+
+async def test_threads_wake_it(loop: GuestLoop) -> None:
+    """A result from a thread, such as a look-up's, does not wait for something else to happen."""
+    assert await loop.run(asyncio.to_thread(threading.get_ident)) != threading.get_ident()
+
+
+async def test_a_callback_from_outside_is_run(loop: GuestLoop) -> None:
+    """What Trio's tasks schedule, as closing a transport does, wakes the sleeping loop."""
+    done = trio.Event()
+    await trio.testing.wait_all_tasks_blocked()
+    loop.call_soon(done.set)
+    await done.wait()
+
+
+async def test_cancelling_cancels_the_coroutine(loop: GuestLoop) -> None:
+    """It sees asyncio's cancellation, and its caller waits until it has ended."""
+    ended = []
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append(True)
+
+    with trio.move_on_after(0.01) as scope:
+        await loop.run(stubborn())
+    assert scope.cancelled_caught
+    assert ended
+
+
+async def test_a_coroutine_that_ends_in_spite_of_it_has_its_say(loop: GuestLoop) -> None:
+    """A result that is there is not thrown away."""
+
+    async def deaf() -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return "done"
+
+    with trio.move_on_after(0.01):
+        assert await loop.run(deaf()) == "done"
+
+
+async def test_a_busy_loop_lets_others_run(
+    loop: GuestLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asyncio's work without end is done in pieces, and still goes on by itself."""
+    monkeypatch.setattr(guest_loop, "MOST_PASSES", 2)
+
+    async def busy() -> int:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return 100
+
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        assert await loop.run(busy()) == 100
+        nursery.cancel_scope.cancel()
+    assert turns >= 40
+
+
+async def test_the_end_ends_what_is_running() -> None:
+    """Whoever waits for a loop that is closed hears of it, and so does who comes later."""
+    loop = GuestLoop()
+    heard = []
+
+    async def wait() -> None:
+        try:
+            await loop.run(asyncio.sleep(60))
+        except RuntimeError as error:
+            heard.append(str(error))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        loop.end()
+    assert heard == ["The event loop was closed."]
+    with pytest.raises(RuntimeError):
+        await loop.run(asyncio.sleep(0))

@@ -1,0 +1,128 @@
+"""Asyncio's own event loop as a guest of Trio: asyncpg knows no other.
+
+The loop waits for its files in an epoll (on macOS a kqueue), which is a file itself: Trio waits for
+that one. When it is readable, a timer is due or a coroutine is handed over, the loop makes a pass:
+it does all that it can do now, and comes back. So a query takes Trio two steps, and everything of
+asyncio's stays in C. (trio-asyncio, which this took the place of, gives each callback a step of
+Trio's: 38 of 108 for an order, see `bench/README.md`.)
+
+Only public parts of asyncio are used: a selector of one's own, the methods that schedule, and that
+`stop` before `run_forever` makes one pass, without waiting.
+"""
+
+import asyncio
+import heapq
+import math
+import selectors
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from typing import Never, TypeVar, TypeVarTuple
+
+import trio
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+MOST_PASSES = 16
+"""In a row: a query takes three. Then all others have a turn, whatever asyncio has still to do."""
+
+
+class GuestLoop(asyncio.SelectorEventLoop):
+    """Runs asyncio's coroutines inside a Trio run, while `host` is running. `end` it after that."""
+
+    def __init__(self) -> None:
+        self._files = selectors.DefaultSelector()
+        self._due: list[float] = []
+        """A heap: when timers are due, by the loop's clock. Those of cancelled ones do no harm."""
+        self._unrun = False
+        """Whether a callback has been scheduled since the last pass began."""
+        self._awake = False
+        """Whether a pass is under way, or about to begin: then nobody needs to wake the host."""
+        self._sleep = trio.CancelScope()
+        super().__init__(self._files)
+
+    async def host(self) -> Never:
+        """Make a pass whenever there is something to do, until cancelled."""
+        while True:
+            seconds = self._due[0] - self.time() if self._due else math.inf
+            if self._unrun:
+                await trio.lowlevel.checkpoint()
+            else:
+                with trio.move_on_after(max(0.0, seconds)) as self._sleep:
+                    await trio.lowlevel.wait_readable(self._files.fileno())
+            self._pass()
+
+    def end(self) -> None:
+        """Cancel what is still running, and close the loop."""
+        for task in asyncio.all_tasks(self):
+            task.cancel()
+        self._pass()
+        self.close()
+
+    async def run(self, work: Awaitable[T]) -> T:
+        """Await something of asyncio's. Cancelling this cancels it, and waits for its end.
+
+        Raises what it raises, and `RuntimeError` when the loop is closed, also meanwhile.
+        """
+        done = trio.Event()
+        self._awake = True
+        task = asyncio.ensure_future(work, loop=self)
+        task.add_done_callback(lambda _: done.set())
+        self._pass()
+        try:
+            await done.wait()
+        except trio.Cancelled:
+            task.cancel()
+            self._pass()
+            with trio.CancelScope(shield=True):
+                await done.wait()
+            if task.cancelled():
+                raise
+        if task.cancelled():
+            message = "The event loop was closed."
+            raise RuntimeError(message)
+        return task.result()
+
+    def _pass(self) -> None:
+        """Do all that can be done now. What there is to read from files is looked at each time."""
+        self._awake = self._unrun = True
+        for _ in range(MOST_PASSES):
+            if not self._unrun:
+                break
+            self._unrun = False
+            now = self.time()
+            while self._due and self._due[0] <= now:
+                heapq.heappop(self._due)
+            self.stop()
+            self.run_forever()
+        self._awake = False
+        if self._unrun:
+            self._wake()
+
+    def _wake(self) -> None:
+        """Have the host look again: something was scheduled outside of a pass."""
+        if not self._awake:
+            self._sleep.cancel()
+
+    def call_soon(
+        self,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        """Asyncio's; all of its callbacks but those of files and timers come this way."""
+        self._unrun = True
+        self._wake()
+        return super().call_soon(callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Asyncio's; all of its timers come this way."""
+        heapq.heappush(self._due, when)
+        self._wake()
+        return super().call_at(when, callback, *args, context=context)
