@@ -18,10 +18,10 @@ from tests.receiver import Receiver, answer, listening
 from ticker_actors.actors.ports import Broker
 from ticker_actors.brokers.kite.api import KiteBroker
 from ticker_actors.brokers.kite.http import Headers, HttpClient
-from ticker_actors.brokers.kite.reply import HttpResult, Unsent
 from ticker_actors.brokers.kite.root import Root
 from ticker_actors.brokers.kite.session import Session
 from ticker_actors.exchange import wire
+from ticker_actors.http1 import HttpResult, Unsent
 from ticker_actors.model.orders import OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import (
     Accepted,

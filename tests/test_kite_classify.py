@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.kite_texts import HOLDINGS, ORDERS, PLACED, error
 from ticker_actors.brokers.kite.classify import change_outcome, order_book, place_outcome, read
-from ticker_actors.brokers.kite.reply import HttpResult, Lost, Reply, Unsent
 from ticker_actors.exchange import wire_rows
+from ticker_actors.http1 import HttpResult, Lost, Reply, Unsent
 from ticker_actors.model.outcomes import (
     Accepted,
     NotSent,

@@ -22,11 +22,12 @@ from hypothesis import strategies as st
 
 from tests.kite_texts import PLACED
 from tests.receiver import Dribbler, Handler, Mute, Receiver, answer, listening, read_request
+from ticker_actors import http1
 from ticker_actors.brokers.kite import http
 from ticker_actors.brokers.kite.classify import place_outcome
 from ticker_actors.brokers.kite.http import HttpClient
-from ticker_actors.brokers.kite.reply import HttpResult, Lost, Reply, Unsent
 from ticker_actors.brokers.kite.root import Root
+from ticker_actors.http1 import HttpResult, Lost, Reply, Unsent
 from ticker_actors.model.outcomes import Placed, Refused, Unknown
 
 DEADLINE = 0.4
@@ -196,7 +197,7 @@ async def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> Non
         OneBreath(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"),
         OneBreath(b"SSH-2.0-OpenSSH_9.2\r\n"),
         OneBreath(b"\x15\x03\x01\x00\x02\x02\x46"),
-        OneBreath(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 2 * http.MAX_HEAD_BYTES),
+        OneBreath(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 2 * http1.MAX_HEAD_BYTES),
         OneBreath(answer(200, "Content-Encoding: gzip", body=b"not gzip")),
         OneBreath(answer(200, "Content-Encoding: gzip", body=gzip.compress(b"whole")[:-3])),
     ],
@@ -298,9 +299,12 @@ async def test_idle_connections_have_a_bound(monkeypatch: pytest.MonkeyPatch) ->
             for _ in range(4):
                 nursery.start_soon(post, client)
         assert "2 idle" in repr(client)
-        monkeypatch.setattr(http, "READ_IDLE_SECONDS", 0.0)
-        await post(client, idle=-1.0)
-        assert "1 idle" in repr(client)
+    monkeypatch.setattr(http, "READ_IDLE_SECONDS", 0.05)
+    async with served(Lasting()) as client:
+        for _ in range(2):
+            await post(client, idle=-1.0)
+            assert "1 idle" in repr(client)
+            await trio.sleep(0.1)
 
 
 async def test_the_source_address_can_be_chosen() -> None:
@@ -414,11 +418,12 @@ def test_no_bytes_break_the_client(text: bytes) -> None:
 
     async def call() -> None:
         ours, theirs = trio.testing.memory_stream_pair()
-        connection = http._Connection(ours, cast("Any", NoSocket()))
+        connection = http1.Connection(ours, cast("Any", NoSocket()))
         await theirs.send_all(text)
         await theirs.send_eof()
         request = h11.Request(method="GET", target="/", headers=[("Host", "h")])
-        result = await connection.exchange(request, b"", trio.current_time() + 1, 1)
+        deadline = trio.current_time() + 1
+        result = await connection.exchange(request, b"", deadline, most_bytes=1000)
         assert isinstance(result, Reply | Lost)
         assert isinstance(place_outcome(result), Placed | Refused | Unknown)
         if connection.reusable():

@@ -7,8 +7,9 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import trio
 
 from tests.receiver import OK, Dribbler, Mute, Receiver, answer, listening, read_request, soon
+from ticker_actors.actors import webhook_client
 from ticker_actors.actors.webhook_client import WebhookClient
 from ticker_actors.model.webhook_rules import Answer
 
@@ -28,9 +30,10 @@ NO_TRUST = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @pytest.fixture
-def client() -> WebhookClient:
+async def client() -> AsyncGenerator[WebhookClient]:
     """A client that may go to loopback."""
-    return WebhookClient(allow_private=True, deadline=DEADLINE, ssl_context=NO_TRUST)
+    async with WebhookClient(allow_private=True, deadline=DEADLINE, ssl_context=NO_TRUST) as client:
+        yield client
 
 
 @pytest.fixture
@@ -97,7 +100,6 @@ async def test_the_request_is_what_was_asked(client: WebhookClient) -> None:
         "x-webhook-secret": "s",
         "accept": "*/*",
         "accept-encoding": "identity",
-        "connection": "close",
     }
 
 
@@ -132,8 +134,8 @@ async def test_proxies_of_the_environment_are_not_asked(
     async with listening(proxy := Receiver()) as proxy_port, listening(Receiver()) as port:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy_port}")
-        client = WebhookClient(allow_private=True)
-        assert await client.post(f"http://127.0.0.1:{port}/", {}, b"") == Answer(status=200)
+        async with WebhookClient(allow_private=True) as client:
+            assert await client.post(f"http://127.0.0.1:{port}/", {}, b"") == Answer(status=200)
     assert not proxy.requests
 
 
@@ -201,7 +203,8 @@ async def test_what_is_not_http_is_an_error(client: WebhookClient, reply: bytes)
     """Nonsense is a failed attempt, whatever it is."""
     async with listening(Receiver([reply])) as port:
         sent = await client.post(f"http://127.0.0.1:{port}/", {}, b"")
-    assert sent == Answer(error="The answer is not HTTP.")
+    message = "The connection ended before the whole answer came, or it is not HTTP."
+    assert sent == Answer(error=message)
 
 
 async def test_a_refused_connection_says_so(client: WebhookClient) -> None:
@@ -235,6 +238,98 @@ async def test_private_addresses_are_not_even_called(public_client: WebhookClien
             assert sent.error is not None
             assert "WEBHOOK_ALLOW_PRIVATE" in sent.error
     assert mute.connections == 0
+
+
+@dataclass
+class Lasting:
+    """Answers request after request; a connection ends after so many, or with an odd last word."""
+
+    requests_each: int = 100
+    last_word: bytes = b""
+    connections: int = 0
+    requests: int = 0
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    async def __call__(self, stream: trio.abc.Stream) -> None:
+        self.connections += 1
+        for _ in range(self.requests_each):
+            try:
+                await read_request(stream)
+            except trio.BrokenResourceError:
+                self.ended.set()
+                return
+            self.requests += 1
+            await stream.send_all(OK)
+        with suppress(trio.BrokenResourceError):
+            await read_request(stream)
+            self.requests += 1
+            await stream.send_all(self.last_word)
+
+
+async def test_a_connection_is_used_again(client: WebhookClient) -> None:
+    """Deliveries one after the other go over one connection; at the same time, over their own."""
+    async with listening(server := Lasting()) as port:
+        url = f"http://127.0.0.1:{port}/"
+        for _ in range(3):
+            assert await client.post(url, {}, b"") == Answer(status=200)
+        assert server.connections == 1
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(client.post, url, {}, b"")
+    assert (server.connections, server.requests) == (3, 6)
+
+
+async def test_a_connection_that_died_idle_costs_nothing(client: WebhookClient) -> None:
+    """A receiver that hangs up on the next request, unread or read, gets it again on a new one."""
+    async with listening(server := Lasting(requests_each=1)) as port:
+        url = f"http://127.0.0.1:{port}/"
+        for _ in range(3):
+            assert await client.post(url, {}, b"") == Answer(status=200)
+    assert (server.connections, server.requests) == (3, 5)
+
+
+async def test_an_answer_cut_short_is_not_asked_for_again(client: WebhookClient) -> None:
+    """Once a byte of the answer has come, the receiver has had the delivery: the attempt failed."""
+    async with listening(server := Lasting(requests_each=1, last_word=b"HTTP/1.1 2")) as port:
+        url = f"http://127.0.0.1:{port}/"
+        assert await client.post(url, {}, b"") == Answer(status=200)
+        assert (await client.post(url, {}, b"")).error is not None
+    assert (server.connections, server.requests) == (1, 2)
+
+
+async def test_an_idle_connection_is_let_go(
+    client: WebhookClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has not been used lately is closed, and of a host no longer used nothing is kept."""
+    monkeypatch.setattr(webhook_client, "IDLE_SECONDS", 0.05)
+    async with listening(server := Lasting()) as port:
+        assert await client.post(f"http://127.0.0.1:{port}/", {}, b"") == Answer(status=200)
+        client.tidy()
+        assert server.connections == 1
+        assert not server.ended.is_set()
+        await trio.sleep(0.1)
+        client.tidy()
+        await soon(server.ended)
+
+
+async def test_an_old_connection_is_not_used(
+    client: WebhookClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However busy, a connection ends some day: its host's name may lead elsewhere by now."""
+    monkeypatch.setattr(webhook_client, "OLDEST_SECONDS", 0.0)
+    async with listening(server := Lasting()) as port:
+        for _ in range(2):
+            assert await client.post(f"http://127.0.0.1:{port}/", {}, b"") == Answer(status=200)
+    assert server.connections == 2
+
+
+async def test_few_hosts_are_kept(client: WebhookClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections wait for the hosts that were used last; each is a file of the process."""
+    monkeypatch.setattr(webhook_client, "KEPT_ORIGINS", 1)
+    async with listening(first := Lasting()) as one, listening(Lasting()) as other:
+        for port in (one, other):
+            assert await client.post(f"http://127.0.0.1:{port}/", {}, b"") == Answer(status=200)
+        await soon(first.ended)
 
 
 async def test_one_bad_address_spoils_the_name(
@@ -360,13 +455,15 @@ async def test_tls_checks_the_name_of_the_url(
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(certificate)
     trust = ssl.create_default_context(cafile=str(certificate.with_suffix(".crt")))
-    client = WebhookClient(allow_private=True, ssl_context=trust)
-    async with listening(Receiver([OK]), server) as port:
+    async with (
+        listening(Receiver([OK]), server) as port,
+        WebhookClient(allow_private=True, ssl_context=trust) as client,
+    ):
         assert await client.post(f"https://receiver.test:{port}/", {}, b"") == Answer(status=200)
         sent = await client.post(f"https://other.test:{port}/", {}, b"")
         assert sent.error is not None
         assert "Hostname mismatch" in sent.error
-        strict = WebhookClient(allow_private=True)
+        strict = WebhookClient(allow_private=True)  # keeps nothing: it never gets an answer
         sent = await strict.post(f"https://receiver.test:{port}/", {}, b"")
         assert sent.error is not None
         assert "self-signed certificate" in sent.error

@@ -159,6 +159,9 @@ class FakePoster:
     under_way: Counter[str] = field(default_factory=Counter)
     most: Counter[str] = field(default_factory=Counter)
 
+    def tidy(self) -> None:
+        """Nothing is kept."""
+
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         self.posts.append(Post(trio.current_time(), url, headers, body))
         keys = {"all", url}
@@ -522,7 +525,7 @@ async def service(path: Path, clock: HandClock, drain: float = 6) -> AsyncGenera
         persistence = await stack.enter_async_context(
             running(PersistenceActor(store, hub, wakeup, clock, metrics), drain=1)
         )
-        client = WebhookClient(allow_private=True)
+        client = await stack.enter_async_context(WebhookClient(allow_private=True))
         await stack.enter_async_context(
             running(
                 WebhookDispatcher(store, persistence, client, wakeup, clock, middle, metrics),

@@ -93,13 +93,13 @@ async def serve(
     clock, chance, metrics = SystemClock(), secrets.randbits, Metrics()
     stopping, outbox, lag = trio.Event(), Wakeup(), LoopLag()
     names = brokers or [account.account_id for account in accounts]
-    poster = WebhookClient(allow_private=settings.private_webhooks)
     async with (
         listening(settings) as listeners,
         standing_by(settings, listeners) as stand_in,
         open_store(settings, now=clock.now(), chance=chance, patient=settings.standby) as store,
         owning(names, store, stand_in),
         uncollected() as started,
+        WebhookClient(allow_private=settings.private_webhooks) as poster,
         opened(brokers, settings, accounts, clock, chance) as trading,
         running(
             StreamHub(store.installation.stream, metrics, settings.stream_limits),

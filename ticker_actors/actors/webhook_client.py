@@ -1,22 +1,27 @@
 """Sends one webhook request, to a public address only, within one deadline.
 
-Every attempt resolves the host anew, judges all of its addresses, and connects to a vetted address
+Every new connection resolves the host anew, judges all of its addresses, and goes to a vetted one
 itself: a name that changes between look and leap gains nothing. TLS still checks the URL's host. No
-redirect is followed, no proxy asked, no cookie kept, no body unpacked; no connection outlives its
-request, so none is found dead by the next order.
+redirect is followed, no proxy asked, no cookie kept, no body unpacked.
+
+A connection is kept for the next delivery to the same host and port, but not for long, so that a
+receiver which moves is found. If it turns out to be dead before a byte of the answer has come, the
+request is sent again on a new one: deliveries may repeat, their id tells.
 """
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from ipaddress import IPv4Address
-from ssl import SSLContext
-from typing import Any
+from ssl import SSLContext, create_default_context
+from typing import Self
 
-import httpcore
-import httpx
+import certifi
+import h11
 import trio
 
+from ticker_actors.http1 import Connection, Idle, Lost, cause, connect, encrypt
 from ticker_actors.model.addresses import allowed
+from ticker_actors.model.url import Url
 from ticker_actors.model.webhook_rules import Answer
 
 DEADLINE_SECONDS = 5.0
@@ -28,6 +33,16 @@ LONGEST_BODY = 64 * 1024
 LOOKUPS = 64
 """Threads that wait for DNS, one for each delivery under way. A look-up cannot be cancelled, so
 they are counted apart: a dead name server must not use up the threads of the store."""
+IDLE_SECONDS = 2.0
+"""How long a connection is kept unused: servers close idle ones after 5 s and more."""
+OLDEST_SECONDS = 60.0
+"""How long one is used at all: then its host's name is looked up and judged again."""
+KEPT_EACH = 8
+"""Connections to one host and port: as many as deliveries under way to it."""
+KEPT_ORIGINS = 8
+"""Hosts and ports to which connections are kept, those used last: each is a file of the process."""
+CANNOT_BE_SENT = "The request cannot be sent as it is."
+"""No more is said, because a library's words may quote a secret."""
 
 
 class ForbiddenAddressError(Exception):
@@ -35,7 +50,7 @@ class ForbiddenAddressError(Exception):
 
 
 class WebhookClient:
-    """Posts to receivers. It keeps no connection, so there is nothing to close."""
+    """Posts to receivers, in a block at whose end it closes what is idle. It has no task."""
 
     def __init__(
         self,
@@ -45,13 +60,18 @@ class WebhookClient:
         ssl_context: SSLContext | None = None,
     ) -> None:
         """`allow_private` is the setting WEBHOOK_ALLOW_PRIVATE; `deadline` is in seconds."""
+        self._allow_private = allow_private
         self._deadline = deadline
-        self._guard = _Guard(allow_private=allow_private)
-        self._http = httpx.AsyncClient(
-            transport=_GuardedTransport(self._guard, ssl_context or httpx.create_ssl_context()),
-            timeout=None,  # noqa: S113  # one deadline for everything, below
-            trust_env=False,
-        )
+        self._ssl = ssl_context or create_default_context(cafile=certifi.where())
+        self._lookups = trio.CapacityLimiter(LOOKUPS)
+        self._idle: dict[tuple[bool, str, int], Idle] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        while self._idle:
+            self._idle.popitem()[1].close()
 
     async def refusal(self, url: str) -> str | None:
         """Why no webhook may go to this URL, in one sentence; None when it may.
@@ -60,72 +80,87 @@ class WebhookClient:
         """
         try:
             with trio.move_on_after(self._deadline):
-                await self._guard.addresses(httpx.URL(url).host, 0)
+                await self._addresses(Url.taken_apart(url, "http", "https").host, 0)
         except ForbiddenAddressError as error:
             return str(error)
-        except (httpx.InvalidURL, UnicodeError):
+        except ValueError:  # UnicodeError is one: a name too long for DNS
             return "The URL's host is not a name that can be resolved."
         except OSError:
             return None
         return None
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Send one request, at most once. Whatever goes wrong with it is in the answer."""
-        opened: list[httpcore.AsyncNetworkStream] = []
-
-        async def trace(event: str, info: Mapping[str, Any]) -> None:
-            if event == "connection.connect_tcp.complete":
-                opened.append(info["return_value"])
-
+        """Send one request. Whatever goes wrong with it is in the answer."""
         try:
-            with trio.move_on_after(self._deadline):
-                return await self._exchange(url, headers, body, {"trace": trace})
-        except _FAILURES as error:
-            return Answer(error=_sentence(error))
-        finally:
-            for stream in opened:  # httpcore loses one that is cancelled in its TLS handshake
-                stream.get_extra_info("socket").close()
+            to = Url.taken_apart(url, "http", "https")
+            request = _request(to, headers, body)
+        except (ValueError, h11.LocalProtocolError):
+            return Answer(error=CANNOT_BE_SENT)
+        deadline = trio.current_time() + self._deadline
+        with trio.move_on_at(deadline):
+            try:
+                return await self._exchange(to, request, body, deadline)
+            except (
+                ForbiddenAddressError,
+                OSError,
+                UnicodeError,
+                trio.BrokenResourceError,
+            ) as error:
+                return Answer(error=_sentence(error))
         return Answer(error=f"There was no complete answer within {self._deadline:g} s.")
 
     async def _exchange(
-        self, url: str, headers: Mapping[str, str], body: bytes, extensions: dict[str, Any]
+        self, to: Url, request: h11.Request, body: bytes, deadline: float
     ) -> Answer:
-        everything = {**headers, "Accept-Encoding": "identity", "Connection": "close"}
-        async with self._http.stream(
-            "POST", url, headers=everything, content=body, extensions=extensions
-        ) as response:
-            size = 0
-            # Not a `break`: only an end or a cancellation unwinds all of the libraries' generators.
-            with trio.CancelScope() as enough:
-                async for chunk in response.aiter_raw():
-                    size += len(chunk)
-                    if size >= LONGEST_BODY:
-                        enough.cancel()
-        return Answer(status=response.status_code, retry_after=response.headers.get("retry-after"))
+        connection = self._kept(to)
+        again = connection is not None
+        while True:
+            connection = connection or await self._open(to)
+            try:
+                result = await connection.exchange(request, body, deadline, most_bytes=LONGEST_BODY)
+            except BaseException:  # cancelled or not, it is raised again
+                connection.close()
+                raise
+            if not (again and isinstance(result, Lost) and not connection.answering):
+                break
+            connection.close()
+            connection, again = None, False
+        self._keep(to, connection)
+        if isinstance(result, Lost):
+            return Answer(error=result.message)
+        return Answer(status=result.status, retry_after=result.headers.get("retry-after"))
 
+    def _kept(self, to: Url) -> Connection | None:
+        idle = self._idle.get(_origin(to))
+        connection = None if idle is None else idle.take(IDLE_SECONDS)
+        if connection is not None and connection.made_at < trio.current_time() - OLDEST_SECONDS:
+            connection.close()
+            return None
+        return connection
 
-class _GuardedTransport(httpx.AsyncHTTPTransport):
-    """httpx's own, on our network backend. httpx has no public way to give it one."""
+    def _keep(self, to: Url, connection: Connection) -> None:
+        origin = _origin(to)
+        idle = self._idle.pop(origin, None) or Idle(KEPT_EACH, IDLE_SECONDS)
+        idle.keep(connection)
+        self._idle[origin] = idle  # now the last: the first were not used for the longest time
+        while len(self._idle) > KEPT_ORIGINS:
+            self._idle.pop(next(iter(self._idle))).close()
 
-    def __init__(self, guard: "_Guard", ssl_context: SSLContext) -> None:
-        super().__init__(verify=ssl_context, trust_env=False)
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl_context,
-            max_connections=None,  # the dispatcher counts
-            max_keepalive_connections=0,
-            network_backend=guard,
-        )
+    def tidy(self) -> None:
+        """Close what has not been used lately."""
+        for origin, idle in tuple(self._idle.items()):
+            idle.tidy()
+            if not idle:
+                del self._idle[origin]
 
+    async def _open(self, to: Url) -> Connection:
+        """A new connection to a vetted address. Raises what `_sentence` knows."""
+        addresses = await self._addresses(to.host, to.port)
+        plain = await connect(addresses, to.port, CONNECT_SECONDS)
+        stream = await encrypt(plain, self._ssl, to.host) if to.tls else plain
+        return Connection(stream, plain.socket)
 
-class _Guard(httpcore.AsyncNetworkBackend):
-    """Connects to hosts all of whose addresses are allowed."""
-
-    def __init__(self, *, allow_private: bool) -> None:
-        self._allow_private = allow_private
-        self._trio = httpcore.TrioBackend()
-        self._lookups = trio.CapacityLimiter(LOOKUPS)
-
-    async def addresses(self, host: str, port: int) -> tuple[str, ...]:
+    async def _addresses(self, host: str, port: int) -> tuple[str, ...]:
         """The host's addresses in the system's order of preference.
 
         Raises `ForbiddenAddressError` when any of them is denied, `OSError` when there is none.
@@ -159,24 +194,24 @@ class _Guard(httpcore.AsyncNetworkBackend):
             )
         raise ForbiddenAddressError(message)
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ARG002, ASYNC109  # httpcore's signature
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first address that answers."""
-        failure: Exception = OSError("the host has no address")
-        for address in await self.addresses(host, port):
-            try:
-                return await self._trio.connect_tcp(
-                    address, port, CONNECT_SECONDS, local_address, socket_options
-                )
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        raise failure
+
+def _request(to: Url, headers: Mapping[str, str], body: bytes) -> h11.Request:
+    """Raises `h11.LocalProtocolError` or ValueError for what no header can carry."""
+    return h11.Request(
+        method="POST",
+        target=(to.path or "/") + (f"?{to.query}" if to.query else ""),
+        headers=[
+            ("Host", to.authority),
+            *headers.items(),
+            ("Accept", "*/*"),
+            ("Accept-Encoding", "identity"),
+            ("Content-Length", str(len(body))),
+        ],
+    )
+
+
+def _origin(to: Url) -> tuple[bool, str, int]:
+    return to.tls, to.host, to.port
 
 
 def _is_ipv4(host: str) -> bool:
@@ -188,34 +223,18 @@ def _is_ipv4(host: str) -> bool:
     return True
 
 
-_FAILURES = (ForbiddenAddressError, httpx.HTTPError, httpx.InvalidURL, OSError, ValueError)
-"""What a receiver, its name or its URL can do to a request; anything else is a bug of ours."""
+_NOT_CONNECTED = (ForbiddenAddressError, OSError, UnicodeError, trio.BrokenResourceError)
+"""What a receiver or its name can do to a connection; anything else is a bug of ours."""
 
 
 def _sentence(error: Exception) -> str:
-    """What to tell of a failure. Words of libraries are left out where they may quote a secret."""
+    """What to tell of a connection that was not made."""
     match error:
         case ForbiddenAddressError():
             return str(error)
         case socket.gaierror():
             return f"The host cannot be resolved: {error.strerror}."
-        case httpx.RemoteProtocolError():
-            return "The answer is not HTTP."
-        case httpx.NetworkError() | httpx.TimeoutException() | OSError():
-            return f"The connection failed: {_cause(error)}."
+        case UnicodeError():
+            return CANNOT_BE_SENT
         case _:
-            return "The request cannot be sent as it is."
-
-
-def _cause(error: BaseException) -> str:
-    """The words of the error at the bottom: the system's or TLS's own."""
-    while True:
-        match error:
-            case BaseExceptionGroup(exceptions=(error, *_)):
-                pass
-            case BaseException(__cause__=BaseException() as error):
-                pass
-            case BaseException(__context__=BaseException() as error):
-                pass
-            case _:
-                return str(error) or type(error).__name__
+            return f"The connection failed: {cause(error)}."

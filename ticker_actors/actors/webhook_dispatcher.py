@@ -63,6 +63,10 @@ class Poster(Protocol):
         """Post once."""
         ...
 
+    def tidy(self) -> None:
+        """Called every now and then, to let go of what it has kept."""
+        ...
+
 
 class Places:
     """Which deliveries are under way, and whether there is room for one more. No waiting here."""
@@ -133,6 +137,7 @@ class WebhookDispatcher:
                 await self._start_due(nursery, now)
                 await self._sleep(now)
                 await trio.sleep_until(looked_at + LOOK_SECONDS)
+                self._poster.tidy()
 
     async def _watch_mailbox(self) -> None:
         async for _ in self._mailbox:

@@ -16,7 +16,7 @@ NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 """What `accept` fails with when the process or the system can have no more files."""
 ENOUGH_FILES = 65_536
 FILES_FOR_THE_REST = 160
-"""Files that are not clients' connections: 64 webhooks, their lookups, the store's."""
+"""Files that are not clients' connections: 64 webhooks, 64 kept for the next, the store's."""
 MOST_CONNECTIONS = 10_000
 """However many files there may be: a connection takes memory too."""
 TURNED_AWAY = (

@@ -17,10 +17,10 @@ from ticker_actors.brokers.kite.http import (
     HttpClient,
 )
 from ticker_actors.brokers.kite.prices import LastPrices
-from ticker_actors.brokers.kite.reply import HttpResult
 from ticker_actors.brokers.kite.root import Query, Root
 from ticker_actors.brokers.kite.session import Session
 from ticker_actors.exchange import wire, wire_rows
+from ticker_actors.http1 import HttpResult
 from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
 from ticker_actors.model.outcomes import (
     ChangeOutcome,

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-from ticker_actors.brokers.kite.reply import HttpResult, Lost, Reply, Unsent
 from ticker_actors.exchange import wire, wire_rows
+from ticker_actors.http1 import HttpResult, Lost, Reply, Unsent
 from ticker_actors.model.orders import BrokerOrder
 from ticker_actors.model.outcomes import (
     Accepted,

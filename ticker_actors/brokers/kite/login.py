@@ -19,9 +19,9 @@ from msgspec import Meta
 
 from ticker_actors.account_settings import KITE_ROOT_URL
 from ticker_actors.brokers.kite.http import READ_IDLE_SECONDS, HttpClient
-from ticker_actors.brokers.kite.reply import Lost, Reply, Unsent
 from ticker_actors.brokers.kite.root import Root
 from ticker_actors.exchange import wire
+from ticker_actors.http1 import Lost, Reply, Unsent
 from ticker_actors.model.calendar import IST
 from ticker_actors.model.outcomes import LoginRefused
 

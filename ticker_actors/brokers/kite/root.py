@@ -3,46 +3,12 @@
 Zerodha's own sandbox lives under `/oms`, and some set-ups need further query parameters.
 """
 
-from dataclasses import dataclass
 from typing import Self
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
+
+from ticker_actors.model.url import Url
 
 Query = list[tuple[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Url:
-    """A URL of the operator's, taken apart."""
-
-    tls: bool
-    host: str
-    port: int
-    path: str
-    query: str
-    """Of every request; empty for none."""
-
-    @property
-    def authority(self) -> str:
-        """What goes into the `Host` header."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
-
-    @classmethod
-    def taken_apart(cls, url: str, plain: str, encrypted: str) -> Self:
-        """A URL of one of two schemes. Raises ValueError with a sentence for the operator."""
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-        except ValueError as error:
-            raise ValueError(f"It is no URL: {error}.") from None
-        if parts.scheme not in {plain, encrypted} or not host:
-            raise ValueError(f"It must begin with {encrypted}:// (or {plain}://) and name a host.")
-        if parts.username is not None or parts.fragment:
-            raise ValueError("It must have neither a user nor a fragment.")
-        if not url.isascii() or not url.isprintable() or " " in url:
-            raise ValueError("It must be written in printable ASCII.")
-        tls = parts.scheme == encrypted
-        return cls(tls, host, port or (443 if tls else 80), parts.path, parts.query)
 
 
 class Root(Url):
