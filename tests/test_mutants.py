@@ -30,7 +30,7 @@ def send_before_commit(patch: pytest.MonkeyPatch) -> None:
 
     async def hasty(self: Lane, draft: Draft) -> None:
         for task_id in draft.calls:
-            self._nursery.start_soon(self._call, self.ledger.tasks[task_id])
+            self._nursery.start_soon(self.call, self.ledger.tasks[task_id])
         draft.calls.clear()
         await carry_out(self, draft)
 

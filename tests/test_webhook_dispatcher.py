@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.receiver import OK, Receiver, answer, listening, read_request
+from ticker_actors.actors import webhook_dispatcher
 from ticker_actors.actors.persistence import PersistenceActor, Wakeup
 from ticker_actors.actors.stream_hub import StreamHub
 from ticker_actors.actors.webhook_client import WebhookClient
@@ -235,8 +236,11 @@ async def test_no_secret_no_header(outbox: MemoryOutbox, autojump_clock: MockClo
     assert "X-Webhook-Secret" not in bench.poster.posts[0].headers
 
 
-async def test_the_whole_schedule(outbox: MemoryOutbox, autojump_clock: MockClock) -> None:
+async def test_the_whole_schedule(
+    outbox: MemoryOutbox, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A receiver that never takes it is asked eleven times in 68.6 hours, then left."""
+    monkeypatch.setattr(webhook_dispatcher, "LONGEST_SLEEP", 3600.0)  # three days of 30 s are many
     outbox.put("a")
     async with at_work(outbox, FakePoster(FAILED)) as bench:
         await trio.sleep(7 * 86_400)

@@ -73,6 +73,8 @@ class Checks:
     async def _last_prices(self, orders: Sequence[PlaceOrder]) -> list[float | None]:
         """All at once: a broker that takes few questions can be asked for them together."""
         prices: list[float | None] = [None] * len(orders)
+        if not self._limits.needs_price:
+            return prices
 
         async def ask(number: int, order: PlaceOrder) -> None:
             prices[number] = await self._last_price(order)

@@ -256,7 +256,6 @@ class ExecutorActor:
 
     async def _read(self, mailbox: Mailbox[Any], nursery: trio.Nursery) -> None:
         work: Mapping[type, Callable[[Any], Awaitable[Any]]] = {
-            SubmitOrder: self._submit_order,
             ModifyOrder: self._submit_change,
             CancelOrder: self._submit_change,
             CancelTask: self._cancel_task,
@@ -274,6 +273,8 @@ class ExecutorActor:
                     reply(next((answer for answer in answers if answer is not None), None))
                 case GetLanes():
                     reply(tuple(lane.state() for lane in self._lanes.values()))
+                case SubmitOrder():
+                    nursery.start_soon(self._submit_order, message, reply)
                 case NotePostback(account_id=account_id):
                     self._lanes[account_id].read_soon()
                     reply(None)
@@ -286,8 +287,18 @@ class ExecutorActor:
         with reply:
             reply(await work(message))
 
-    async def _submit_order(self, request: SubmitOrder) -> Submitted:
-        lane = self._lanes[request.account_id]
+    async def _submit_order(self, request: SubmitOrder, reply: Reply[Submitted]) -> None:
+        """Answer once it is durable; then send it in this very task, which waits for no turn."""
+        lane, draft = self._lanes[request.account_id], Draft()
+        with reply:
+            answer = await self._stored(lane, request, draft)
+            stored = isinstance(answer, Accepted) and not answer.replayed
+            calls = lane.finish(draft) if stored else []
+            reply(answer)
+        for task in calls:
+            await lane.call(task)
+
+    async def _stored(self, lane: Lane, request: SubmitOrder, draft: Draft) -> Submitted:
         asked = lane.now()
         if denied := await self._denied(lane, [request.order]):
             return await self._replay(request) or denied
@@ -303,14 +314,13 @@ class ExecutorActor:
             expires_at=asked.at + timedelta(seconds=request.order.expiry_seconds()),
             max_attempts=self._max_attempts,
         )
-        draft = Draft(key=_key(request.key, "task", task.task_id, request.account_id))
+        draft.key = _key(request.key, "task", task.task_id, request.account_id)
         task = lane.ledger.submit(draft, task, now)
         answer = await lane.commit_key(draft)
         if not isinstance(answer, Committed):
             lane.ledger.drop(task, now)
             return await self._not_written(answer, request.key, request.account_id)
         lane.ledger.adopt(task, lane.now())
-        lane.finish(draft)
         return Accepted(task)
 
     async def _submit_change(self, request: ModifyOrder | CancelOrder) -> Submitted:

@@ -4,10 +4,11 @@ The ledger decides, synchronously; the lane waits. Every stimulus (a request, a 
 update, a read of the book, the clock) goes the same way: decide into a draft, commit the draft as
 one transaction, then tell who waits and make the calls that are now durable.
 
-What happens when a reply is lost: `_call` gets `Unknown`, the ledger holds the task as *resolving*,
+What happens when a reply is lost: `call` gets `Unknown`, the ledger holds the task as *resolving*,
 and `_keep_reading` reads the order book until it shows the order or proves that there is none.
 """
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,6 +142,11 @@ class Lane:
         self._missed_at: float | None = None
         self._unknown_reads = 0
         self._read_wanted_at = 0.0
+        self._read_began = self._no_read_before = -math.inf
+        self._read_at = math.inf
+        """Until when the reader sleeps; infinite while it is awake."""
+        self._turn_at = math.inf
+        """The same of the pump."""
         self._waits: set[trio.CancelScope] = set()
         self._recalling = trio.Lock()
 
@@ -187,16 +193,21 @@ class Lane:
         if not isinstance(answer, Committed):
             message = f"A change of account {self.account_id} was not stored: {answer}"
             raise RuntimeError(message)  # noqa: TRY004  # no wrong type: the database's no
-        self.finish(draft)
+        for task in self.finish(draft):
+            self._nursery.start_soon(self.call, task)
 
-    def finish(self, draft: Draft) -> None:
-        """What follows once a draft is durable."""
+    def finish(self, draft: Draft) -> list[OrderTask]:
+        """What follows once a draft is durable; the tasks that are to be sent now."""
         self._tell(draft)
-        for task_id in draft.calls:
-            self._nursery.start_soon(self._call, self.ledger.tasks[task_id])
+        calls = [self.ledger.tasks[task_id] for task_id in draft.calls]
         self.ledger.forget(draft)
-        self._pump.ring()
-        self._reader.ring()
+        # To wake up for nothing costs as much as a commit: each is done for every change.
+        now = self.now()
+        if now.mono + self.ledger.next_turn(now) < self._turn_at:
+            self._pump.ring()
+        if self._next_read() < self._read_at:
+            self._reader.ring()
+        return calls
 
     async def commit_key(self, draft: Draft) -> Committed | KeyTaken | str:
         """Commit a submission. A string says why the database would not take it."""
@@ -302,10 +313,13 @@ class Lane:
             draft = Draft()
             self.ledger.turn(draft, self.now())
             await self.carry_out(draft)
-            with self._until_stopped(), trio.move_on_after(self.ledger.next_turn(self.now())):
+            now = self.now()
+            self._turn_at = now.mono + self.ledger.next_turn(now)
+            with self._until_stopped(), trio.move_on_at(self._turn_at):
                 await self._pump.wait()
+            self._turn_at = math.inf
 
-    async def _call(self, task: OrderTask) -> None:
+    async def call(self, task: OrderTask) -> None:
         """One request to the broker. Nothing is awaited between the last check and the call."""
         began = self.now()
         stop = self.ledger.must_not_send(task, began)
@@ -363,20 +377,25 @@ class Lane:
 
     async def _keep_reading(self) -> None:
         """One poller for all that the book can tell: the gate, unknowns, settling, fills."""
-        began, pause = -float("inf"), READ_SPACING
         while not self.ledger.admission.stopping:
-            at = max(self._next_read(began), began + pause)
+            at = self._next_read()
             if at > trio.current_time():
+                self._read_at = at
                 with self._until_stopped(), trio.move_on_at(at):
                     await self._reader.wait()
+                self._read_at = math.inf
                 continue
-            began = trio.current_time()
+            began = self._read_began = trio.current_time()
             await self._read()
             pause = max(READ_SPACING, READ_SHARE * (trio.current_time() - began))
-            pause = min(pause, FEED_DOWN_READ)
+            self._no_read_before = began + min(pause, FEED_DOWN_READ)
 
-    def _next_read(self, last: float) -> float:
-        """When the book is to be read next, given when the last read began."""
+    def _next_read(self) -> float:
+        """When the book is to be read next."""
+        return max(self._wanted_read(self._read_began), self._no_read_before)
+
+    def _wanted_read(self, last: float) -> float:
+        """The same, if it could be read at any time, given when the last read began."""
         ledger = self.ledger
         wanted = [last + IDLE_READ if self._read_wanted_at <= last else self._read_wanted_at]
         if ledger.admission.login_required:

@@ -7,8 +7,8 @@ them, so a slow or dead receiver delays only itself.
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -32,8 +32,8 @@ ALL = 64
 LONGEST_SLEEP = 30.0
 """Seconds until it looks again: the wall clock, by which deliveries are due, may be set."""
 LOOK_SECONDS = 0.02
-"""At least, from one look at the table to the next. A look is two queries, and under load each
-delivery rings twice; a lone one still goes at once."""
+"""At least, from one look at the table to the next: under load each delivery rings twice, and the
+results of all that ended meanwhile are one transaction. A lone delivery still goes at once."""
 SHORTEST_SLEEP = 0.001
 """Seconds: the resolution of stored times."""
 
@@ -119,7 +119,11 @@ class WebhookDispatcher:
         self._metrics = metrics
         self._mailbox = Mailbox[None](1)
         self._places = Places()
-        self._finished: list[Delivery] = []
+        self._finished: list[tuple[Delivery, DeliveryResult]] = []
+        """What has come of deliveries, and is not stored yet."""
+        self._next_at: datetime | None = datetime.min.replace(tzinfo=UTC)
+        """When the first delivery that is not due yet will be; None when there is none. Once it has
+        passed, as it has at the start, the table is asked."""
         self._stopping = False
 
     @property
@@ -134,10 +138,12 @@ class WebhookDispatcher:
             task_status.started()
             while not self._stopping:
                 now, looked_at = self._clock.now(), trio.current_time()
-                await self._start_due(nursery, now)
-                await self._sleep(now)
+                settled = await self._settle()
+                started = await self._start_due(nursery, now)
+                await self._sleep(now, woken_for_nothing=not settled and not started)
                 await trio.sleep_until(looked_at + LOOK_SECONDS)
                 self._poster.tidy()
+        await self._settle()
 
     async def _watch_mailbox(self) -> None:
         async for _ in self._mailbox:
@@ -145,25 +151,60 @@ class WebhookDispatcher:
         self._stopping = True
         self._wakeup.ring()
 
-    async def _start_due(self, nursery: trio.Nursery, now: datetime) -> None:
-        # Places are freed only here, before the read: a read that began earlier may still show a
-        # delivery as pending whose result was committed since, and it must not go out again.
-        for delivery in self._finished:
-            self._places.free(delivery)
-        self._finished.clear()
+    async def _settle(self) -> int:
+        """Store what has come of deliveries, all in one transaction; then free their places.
+
+        Places are freed only here, before the next look: a look that began earlier may still show a
+        delivery as pending whose result was stored since, and it must not go out again.
+        """
+        finished, self._finished = self._finished, []
+        accounts = {delivery.account_id for delivery, _ in finished}
+        for account_id in accounts:
+            await self._store([ended for ended in finished if ended[0].account_id == account_id])
+        return len(finished)
+
+    async def _store(self, finished: Sequence[tuple[Delivery, DeliveryResult]]) -> None:
+        change = Change(
+            account_id=finished[0][0].account_id,
+            deliveries=tuple(result for _, result in finished),
+        )
+        try:
+            stored = await self._persistence.commit(change)
+        except Stopped:  # only in a crash: the next start finds them pending
+            return
+        if isinstance(stored, Committed):
+            for delivery, result in finished:
+                self._places.free(delivery)
+                if result.next_at is not None:
+                    self._next_at = min(self._next_at or result.next_at, result.next_at)
+        elif len(finished) > 1:
+            for one in finished:
+                await self._store([one])
+        # else it keeps its place: it would go again without end
+
+    async def _start_due(self, nursery: trio.Nursery, now: datetime) -> int:
+        """Start what is due and has a place; how many that were."""
+        started = 0
         # Those under way are read as well: of as many as there are places, enough are new.
         for delivery in await self._outbox.due_deliveries(now, EACH):
             if not self._stopping and self._places.take(delivery):
                 nursery.start_soon(self._deliver, delivery)
+                started += 1
+        return started
 
-    async def _sleep(self, now: datetime) -> None:
-        """Until the next is due, or something rings: new deliveries, a free place, the end.
+    async def _sleep(self, now: datetime, *, woken_for_nothing: bool) -> None:
+        """Until the next is due, or something rings: new deliveries, a result, the end.
 
-        All that was due is under way or waits for one that is, so only what is due later counts.
+        All that was due is under way or waits for one that is, so only what is due later counts. It
+        is known once it was asked for: only our own results put it off. A look for nothing may mean
+        that the wall clock was set back.
         """
+        passed = self._next_at is not None and self._next_at <= now
+        if passed or woken_for_nothing:
+            self._next_at = await self._outbox.next_delivery_at(now)
         seconds = math.inf
-        if (at := await self._outbox.next_delivery_at(now)) is not None:
-            until = (at - self._clock.now()).total_seconds()
+        if self._next_at is not None:
+            until = (self._next_at - self._clock.now()).total_seconds()
             seconds = min(max(until, SHORTEST_SLEEP), LONGEST_SLEEP)
         with trio.move_on_after(seconds):
             await self._wakeup.wait()
@@ -172,14 +213,8 @@ class WebhookDispatcher:
         started_at, began = self._clock.now(), trio.current_time()
         answer = await self._poster.post(delivery.url, headers(delivery, started_at), delivery.body)
         result = self._judge(delivery, answer, started_at, trio.current_time() - began)
-        change = Change(account_id=delivery.account_id, deliveries=(result,))
-        try:
-            stored = await self._persistence.commit(change)
-        except Stopped:  # only in a crash: the next start finds it pending
-            return
-        if isinstance(stored, Committed):  # else it keeps its place: it would go again without end
-            self._finished.append(delivery)
-            self._wakeup.ring()
+        self._finished.append((delivery, result))
+        self._wakeup.ring()
 
     def _judge(
         self, delivery: Delivery, answer: Answer, started_at: datetime, seconds: float
