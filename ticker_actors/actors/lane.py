@@ -59,10 +59,6 @@ READ_SHARE = 20
 """A read is followed by a pause of so many times its length: big books must not fill the day."""
 UNKNOWN_READS = (0.25, 0.5, 1.0, 2.0)
 """Seconds between reads while an outcome is unknown; the last one repeats."""
-SETTLE_READS = (0.5, 1.0, 2.0, 4.0)
-"""Seconds after its reply when an order is looked for: Kite pushes nothing for a resting one."""
-LEG_SETTLE_READS = (0.05, 0.2, *SETTLE_READS)
-"""The same for a leg, on which a whole batch waits."""
 LOGIN_READ = 30.0
 """A login elsewhere may have given our token a new life."""
 PROBE_READ = 5.0
@@ -411,9 +407,7 @@ class Lane:
             wanted.append(last + UNKNOWN_READS[step])
         if ledger.goals_resolving():
             wanted.append(last + GOAL_READ)
-        for since, leg in ledger.unsettled():
-            schedule = LEG_SETTLE_READS if leg else SETTLE_READS
-            wanted.extend(since + at for at in schedule if since + at > last)
+        wanted.append(ledger.views.next_look(last))
         if ledger.views.any_open() and not self._feed_up:
             wanted.append(last + FEED_DOWN_READ)
         return min(wanted)

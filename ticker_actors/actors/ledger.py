@@ -451,12 +451,6 @@ class Ledger:
         """Whether an unknown place call waits for the book."""
         return bool(self._watches)
 
-    def unsettled(self) -> Iterator[tuple[float, bool]]:
-        """Orders of which only the reply is known: since when, and whether a batch waits."""
-        for since, task_id in self.views.unsettled():
-            task = self.tasks.get(task_id)
-            yield since, task is not None and task.batch_id in self.batches
-
     def goals_resolving(self) -> bool:
         """Whether a cancel or modify waits for its order to show it."""
         return any(

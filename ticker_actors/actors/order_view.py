@@ -4,6 +4,8 @@ Synchronous, like the ledger that it is a part of. Questions that are asked afte
 order still open, is any not settled) look only at the open ones: a day has thousands of the others.
 """
 
+import heapq
+import math
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -26,6 +28,10 @@ from ticker_actors.model.orders import (
 from ticker_actors.model.tags import Tag
 from ticker_actors.model.tasks import OrderTask
 
+SETTLE_READS = (0.5, 1.0, 2.0, 4.0)
+"""Seconds after its reply when an order is looked for: Kite pushes nothing for a resting one."""
+LEG_SETTLE_READS = (0.05, 0.2, *SETTLE_READS)
+"""The same for a leg, on which a whole batch waits."""
 KNOWN_SECONDS = 5.0
 """An order known this long before a read began must be in it, or the read is not valid."""
 LONG_AGO = -float("inf")
@@ -58,8 +64,10 @@ class OrderViews:
     """Process seconds of first sight."""
     _open: set[str] = field(default_factory=set)
     """Those that may still change."""
-    _unsettled: dict[str, str] = field(default_factory=dict)
-    """Those of which not much more than the reply is known, and whose they are."""
+    _unsettled: set[str] = field(default_factory=set)
+    """Those of which not much more than the reply is known."""
+    _looks: list[tuple[float, str]] = field(default_factory=list)
+    """A heap: when to look for an order that was unsettled. Stale entries do no harm."""
 
     def __contains__(self, order_id: object) -> bool:
         return order_id in self._views
@@ -106,6 +114,10 @@ class OrderViews:
         if not told:
             return None
         self._keep(view, self._since.get(row.order_id, now.mono))
+        if known is None and row.order_id in self._unsettled:
+            leg = owner is not None and owner.batch_id is not None
+            for after in LEG_SETTLE_READS if leg else SETTLE_READS:
+                heapq.heappush(self._looks, (now.mono + after, row.order_id))
         return Sighting(view, tag, told)
 
     def expected(self, day: date, began: float) -> list[str]:
@@ -128,10 +140,12 @@ class OrderViews:
         """Whether any order may still change."""
         return bool(self._open)
 
-    def unsettled(self) -> Iterator[tuple[float, str]]:
-        """Orders of which not much more than the reply is known: since when, and whose."""
-        for order_id, task_id in self._unsettled.items():
-            yield self._since[order_id], task_id
+    def next_look(self, last: float) -> float:
+        """When to look for an order of which only the reply is known, if last looked at `last`."""
+        looks = self._looks
+        while looks and (looks[0][0] <= last or looks[0][1] not in self._unsettled):
+            heapq.heappop(looks)
+        return looks[0][0] if looks else math.inf
 
     def roll(self, today: date, needed: Container[str]) -> None:
         """Drop the orders of earlier days, but for those of tasks that are still needed."""
@@ -139,7 +153,7 @@ class OrderViews:
             if view.trading_day < today and view.task_id not in needed:
                 del self._views[order_id], self._since[order_id]
                 self._open.discard(order_id)
-                self._unsettled.pop(order_id, None)
+                self._unsettled.discard(order_id)
 
     def _keep(self, view: OrderView, since: float) -> None:
         order_id = view.order.order_id
@@ -150,6 +164,6 @@ class OrderViews:
         else:
             self._open.add(order_id)
         if view.order.terminal or view.order.status in SETTLED:
-            self._unsettled.pop(order_id, None)
+            self._unsettled.discard(order_id)
         else:
-            self._unsettled[order_id] = view.task_id
+            self._unsettled.add(order_id)

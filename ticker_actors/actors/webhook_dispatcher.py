@@ -25,6 +25,11 @@ from ticker_actors.model.webhook_rules import Answer, verdict
 
 EACH = 4
 """Under way to one subscription: hides a round trip, and does not flood a small receiver."""
+AHEAD = 16
+"""Read of one subscription in one look: as many as can go until the next look."""
+FRESH_SECONDS = 0.1
+"""For how long after a look what it showed may still be begun: since then a webhook may have been
+deleted."""
 EACH_HOST = 8
 """Under way to one host and port: two of its subscriptions at full speed."""
 ALL = 64
@@ -69,31 +74,26 @@ class Poster(Protocol):
 
 
 class Places:
-    """Which deliveries are under way, and whether there is room for one more. No waiting here."""
+    """How many deliveries are under way, and whether there is room for one more."""
 
     def __init__(self) -> None:
-        self._under_way: dict[str, Delivery] = {}
         self._taken = Counter[str]()
 
     def take(self, delivery: Delivery) -> bool:
-        """Take a place; False when it has one, or when one of its limits is reached."""
+        """Take a place; False when one of its limits is reached."""
         limits = _limits(delivery)
-        if delivery.delivery_id in self._under_way or any(
-            self._taken[name] >= most for name, most in limits.items()
-        ):
+        if any(self._taken[name] >= most for name, most in limits.items()):
             return False
-        self._under_way[delivery.delivery_id] = delivery
         self._taken.update(limits.keys())
         return True
 
     def free(self, delivery: Delivery) -> None:
         """Give the place back."""
-        del self._under_way[delivery.delivery_id]
         self._taken.subtract(_limits(delivery).keys())
         self._taken += Counter()  # forget the zeros
 
     def __repr__(self) -> str:
-        return f"<Places {len(self._under_way)}/{ALL}>"
+        return f"<Places {self._taken['all']}/{ALL}>"
 
 
 class WebhookDispatcher:
@@ -119,6 +119,12 @@ class WebhookDispatcher:
         self._metrics = metrics
         self._mailbox = Mailbox[None](1)
         self._places = Places()
+        self._nursery: trio.Nursery
+        self._looked_at = -math.inf
+        self._waiting: list[Delivery] = []
+        """What the last look showed and there was no place for, oldest first."""
+        self._begun: set[str] = set()
+        """Deliveries that were begun and whose result is not stored: pending, but not to begin."""
         self._finished: list[tuple[Delivery, DeliveryResult]] = []
         """What has come of deliveries, and is not stored yet."""
         self._next_at: datetime | None = datetime.min.replace(tzinfo=UTC)
@@ -133,15 +139,15 @@ class WebhookDispatcher:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Deliver until the mailbox is closed; then let what is under way come to its end."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_mailbox)
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._watch_mailbox)
             task_status.started()
             while not self._stopping:
-                now, looked_at = self._clock.now(), trio.current_time()
+                now, self._looked_at = self._clock.now(), trio.current_time()
                 settled = await self._settle()
-                started = await self._start_due(nursery, now)
-                await self._sleep(now, woken_for_nothing=not settled and not started)
-                await trio.sleep_until(looked_at + LOOK_SECONDS)
+                found = await self._look(now)
+                await self._sleep(now, woken_for_nothing=not settled and not found)
+                await trio.sleep_until(self._looked_at + LOOK_SECONDS)
                 self._poster.tidy()
         await self._settle()
 
@@ -152,10 +158,10 @@ class WebhookDispatcher:
         self._wakeup.ring()
 
     async def _settle(self) -> int:
-        """Store what has come of deliveries, all in one transaction; then free their places.
+        """Store what has come of deliveries, all in one transaction.
 
-        Places are freed only here, before the next look: a look that began earlier may still show a
-        delivery as pending whose result was stored since, and it must not go out again.
+        They are forgotten only here, before the next look: a look that began earlier may still show
+        one as pending whose result was stored since, and it must not go out again.
         """
         finished, self._finished = self._finished, []
         accounts = {delivery.account_id for delivery, _ in finished}
@@ -174,23 +180,31 @@ class WebhookDispatcher:
             return
         if isinstance(stored, Committed):
             for delivery, result in finished:
-                self._places.free(delivery)
+                self._begun.remove(delivery.delivery_id)
                 if result.next_at is not None:
                     self._next_at = min(self._next_at or result.next_at, result.next_at)
         elif len(finished) > 1:
             for one in finished:
                 await self._store([one])
-        # else it keeps its place: it would go again without end
+        # else it is not forgotten: it would go again without end
 
-    async def _start_due(self, nursery: trio.Nursery, now: datetime) -> int:
-        """Start what is due and has a place; how many that were."""
-        started = 0
-        # Those under way are read as well: of as many as there are places, enough are new.
-        for delivery in await self._outbox.due_deliveries(now, EACH):
+    async def _look(self, now: datetime) -> bool:
+        """Read what is due, and begin what has a place; whether there was anything new."""
+        # Those begun are read as well: of as many as are read, enough are new.
+        due = await self._outbox.due_deliveries(now, AHEAD)
+        self._waiting = [delivery for delivery in due if delivery.delivery_id not in self._begun]
+        found = bool(self._waiting)
+        self._begin()
+        return found
+
+    def _begin(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for delivery in waiting:
             if not self._stopping and self._places.take(delivery):
-                nursery.start_soon(self._deliver, delivery)
-                started += 1
-        return started
+                self._begun.add(delivery.delivery_id)
+                self._nursery.start_soon(self._deliver, delivery)
+            else:
+                self._waiting.append(delivery)
 
     async def _sleep(self, now: datetime, *, woken_for_nothing: bool) -> None:
         """Until the next is due, or something rings: new deliveries, a result, the end.
@@ -213,8 +227,11 @@ class WebhookDispatcher:
         started_at, began = self._clock.now(), trio.current_time()
         answer = await self._poster.post(delivery.url, headers(delivery, started_at), delivery.body)
         result = self._judge(delivery, answer, started_at, trio.current_time() - began)
+        self._places.free(delivery)
         self._finished.append((delivery, result))
         self._wakeup.ring()
+        if trio.current_time() - self._looked_at < FRESH_SECONDS:
+            self._begin()
 
     def _judge(
         self, delivery: Delivery, answer: Answer, started_at: datetime, seconds: float

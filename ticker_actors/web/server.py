@@ -1,4 +1,4 @@
-"""The HTTP server: Hypercorn 0.18 on Trio, hardened. Nothing else touches Hypercorn's insides.
+"""The HTTP server: Hypercorn 0.18 on Trio, hardened. Only `intake` touches its insides too.
 
 As shipped, one client can kill Hypercorn's Trio server with one byte or stop it with silence. A few
 small classes mend that by inheritance, without patching a module, and each says what it mends. They
@@ -34,7 +34,6 @@ from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, WSStream
 from hypercorn.trio.lifespan import Lifespan
-from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ASGISendCallable, ConnectionState, LifespanState
@@ -42,9 +41,8 @@ from hypercorn.utils import parse_socket_addr
 from quart import Request, Websocket
 from quart.typing import ResponseTypes
 from quart.utils import encode_headers
-from quart.wrappers.response import DataBody
 from quart_trio import QuartTrio
-from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
+from quart_trio.asgi import TrioASGIWebsocketConnection
 from wsproto.connection import Connection as FrameConnection
 from wsproto.connection import ConnectionState as Handshaken
 from wsproto.connection import ConnectionType
@@ -53,6 +51,7 @@ from wsproto.events import Event as FrameEvent
 from wsproto.frame_protocol import CloseReason
 
 from ticker_actors.web.entrance import Entrance, connections_that_fit
+from ticker_actors.web.intake import HTTPConnection, Tasks
 
 PINNED = {"hypercorn": "0.18.0", "quart-trio": "0.12.0", "wsproto": "1.3.2"}
 LOOPBACK = ("127.0.0.1", "::1")
@@ -161,7 +160,7 @@ class Connection(TCPServer):
                 client = parse_socket_addr(
                     self.stream.socket.family, self.stream.socket.getpeername()
                 )
-                async with TaskGroup() as self._task_group:
+                async with Tasks() as self._task_group:
                     self._http = HTTP11(
                         self.app,
                         self.config,
@@ -448,22 +447,6 @@ class Frames(FrameConnection):
             if isinstance(event, CloseConnection) and self.state is Handshaken.OPEN:
                 self._state = Handshaken.REMOTE_CLOSING
             yield event
-
-
-class HTTPConnection(TrioASGIHTTPConnection):
-    """A body that is there is sent at once; Quart iterates over it, and ends it separately."""
-
-    async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:
-        body = response.response
-        if not isinstance(body, DataBody):
-            await super()._send_response(send, response)
-            return
-        headers = encode_headers(response.headers)
-        await send(
-            {"type": "http.response.start", "status": response.status_code, "headers": headers}
-        )
-        sent = body.data[body.begin : body.end]
-        await send({"type": "http.response.body", "body": sent, "more_body": False})
 
 
 class WebSocketConnection(TrioASGIWebsocketConnection):
