@@ -304,6 +304,8 @@ class Ledger:
 
     def sight(self, draft: Draft, row: BrokerOrder, source: Source, now: Moment) -> None:
         """A report of an order: merge it into the view, tell what changed, complete its task."""
+        if source == "book" and self.views.unchanged(row):
+            return
         tag = self.views.our_tag(row)
         owner = self.tasks.get(self._intents.get(tag.intent, "")) if tag else None
         seen = self.views.sight(row, source, owner, now)

@@ -62,6 +62,8 @@ class OrderViews:
     _views: dict[str, OrderView] = field(default_factory=dict)
     _since: dict[str, float] = field(default_factory=dict)
     """Process seconds of first sight."""
+    _rows: dict[str, BrokerOrder] = field(default_factory=dict)
+    """The row of each order that was last sighted in a book."""
     _open: set[str] = field(default_factory=set)
     """Those that may still change."""
     _unsettled: set[str] = field(default_factory=set)
@@ -85,6 +87,16 @@ class OrderViews:
         known = self._views.get(row.order_id)
         return tags.ours((known.order if known else row).all_tags(), self.installation)
 
+    def unchanged(self, row: BrokerOrder) -> bool:
+        """Whether a book's row of an order that is done is the very one of the book before.
+
+        Most are: the adapters give the same struct for the same row.
+        """
+        if self._rows.get(row.order_id) is not row:
+            return False
+        known = self._views.get(row.order_id)
+        return known is not None and known.order.terminal
+
     def sight(
         self, row: BrokerOrder, source: Source, owner: OrderTask | None, now: Moment
     ) -> Sighting | None:
@@ -95,6 +107,8 @@ class OrderViews:
         tag, known = self.our_tag(row), self._views.get(row.order_id)
         if tag is None:
             return None
+        if source == "book" and known is not None:
+            self._rows[row.order_id] = row
         if known is not None:
             merged = merge(known.order, row, source)
             told = catalogue.of_view(known.order, merged)
@@ -152,6 +166,7 @@ class OrderViews:
         for order_id, view in tuple(self._views.items()):
             if view.trading_day < today and view.task_id not in needed:
                 del self._views[order_id], self._since[order_id]
+                self._rows.pop(order_id, None)
                 self._open.discard(order_id)
                 self._unsettled.discard(order_id)
 

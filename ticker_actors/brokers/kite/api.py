@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from urllib.parse import urlencode
 
 from ticker_actors.brokers.kite import classify
+from ticker_actors.brokers.kite.book import BookReader
 from ticker_actors.brokers.kite.http import (
     ORDER_IDLE_SECONDS,
     READ_IDLE_SECONDS,
@@ -145,6 +146,7 @@ class KiteBroker(KiteApi):
         self._login = login
         self._prices = LastPrices(self.quotes)
         self._order_types: dict[str, str] = {}
+        self._book = BookReader()
 
     async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
         """Place an order under our tag."""
@@ -173,7 +175,7 @@ class KiteBroker(KiteApi):
     async def orders(self) -> OrderBook | Unreadable:
         """The whole order book of the day."""
         result = await self._get(wire.ORDERS)
-        book = result if isinstance(result, Unreadable) else classify.order_book(result)
+        book = result if isinstance(result, Unreadable) else self._book.read(result)
         seen = {row.order_id: row.order_type for row in book.orders}
         known = self._order_types if len(self._order_types) < ORDER_TYPES else {}
         self._order_types = known | seen
