@@ -2,9 +2,9 @@
 
 `python -m bench.broker PORT…`. It fills every order, shows it in the book and pushes it on the
 ticker, as Kite does; it judges nothing. It also takes webhooks at `/webhook`. All ports lead to the
-same book. When each order's request and its first webhook had come is at `GET /_seen`, in
-nanoseconds of the monotonic clock, which all processes of a machine share. An order is known by its
-quantity, which is unique: its id is built from it.
+same books, one for each API key. When each order's request and its first webhook had come is at
+`GET /_seen`, in nanoseconds of the monotonic clock, which all processes of a machine share. An
+order is known by its quantity, which is unique: its id is built from it.
 """
 
 import asyncio
@@ -57,17 +57,15 @@ class Seen(msgspec.Struct):
 
 
 class Book:
-    """The orders of the day, and who hears of them."""
+    """An account's orders of the day, and who hears of them."""
 
     def __init__(self) -> None:
-        self.seen = Seen()
         self.tickers: set[asyncio.WriteTransport] = set()
         self._rows: dict[str, bytes] = {}
 
-    def place(self, variety: str, form: dict[str, str], at: int) -> tuple[Json, bytes]:
+    def place(self, variety: str, form: dict[str, str]) -> tuple[Json, bytes]:
         """Fill an order: the answer to its request, and its update."""
         number = int(form["quantity"])
-        self.seen.orders.setdefault(number, at)
         order_id = str(FIRST_ORDER_ID + number)
         price, now = float(form.get("price") or 0), f"{datetime.now(_IST):%Y-%m-%d %H:%M:%S}"
         row = {
@@ -99,12 +97,25 @@ class Book:
         for ticker in self.tickers:
             ticker.write(frame(update))
 
+
+class Books:
+    """The book of every API key, and what all of them have seen."""
+
+    def __init__(self) -> None:
+        self.seen = Seen()
+        self._books: dict[str, Book] = {}
+
+    def of(self, api_key: str) -> Book:
+        """An account's book."""
+        return self._books.setdefault(api_key, Book())
+
     async def beat(self) -> None:
-        """Show that the ticker lives."""
+        """Show that the tickers live."""
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            for ticker in self.tickers:
-                ticker.write(HEARTBEAT)
+            for book in self._books.values():
+                for ticker in book.tickers:
+                    ticker.write(HEARTBEAT)
 
 
 def frame(text: bytes) -> bytes:
@@ -120,8 +131,11 @@ def frame(text: bytes) -> bytes:
 class Connection(asyncio.Protocol):
     """One HTTP connection, or the ticker's once it is upgraded. httptools calls `on_…`."""
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, books: Books) -> None:
+        self._books = books
+        self._book: Book | None = None
+        """Whose ticker it is, once it is one."""
+        self._api_key = ""
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.WriteTransport
         self._target = ""
@@ -135,12 +149,13 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # of the protocol
         """Called by the loop."""
-        self._book.tickers.discard(self._transport)
+        if self._book is not None:
+            self._book.tickers.discard(self._transport)
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop. A request's time is when its last byte is here."""
         self._came = time.monotonic_ns()
-        if self._transport in self._book.tickers:
+        if self._book is not None:
             return  # nothing that a client says there matters
         try:
             self._parser.feed_data(data)
@@ -159,6 +174,8 @@ class Connection(asyncio.Protocol):
         """A header."""
         if name.lower() == b"sec-websocket-key":
             self._key = value
+        elif name.lower() == b"authorization":  # token KEY:TOKEN
+            self._api_key = value.removeprefix(b"token ").partition(b":")[0].decode()
 
     def on_body(self, body: bytes) -> None:
         """A part of its body."""
@@ -172,18 +189,20 @@ class Connection(asyncio.Protocol):
         match self._parser.get_method(), path.split("/")[1:]:
             case b"POST", ["orders", variety]:
                 form = dict(parse_qsl(self._body.decode()))
-                answer, update = self._book.place(variety, form, self._came)
+                self._books.seen.orders.setdefault(int(form["quantity"]), self._came)
+                book = self._books.of(self._api_key)
+                answer, update = book.place(variety, form)
                 self._succeed(answer)
-                self._book.push(update)
+                book.push(update)
             case b"POST", ["webhook"]:
-                self._book.seen.posts.append(self._came)
+                self._books.seen.posts.append(self._came)
                 if (number := number_in(self._body)) is not None:
-                    self._book.seen.webhooks.setdefault(number, self._came)
+                    self._books.seen.webhooks.setdefault(number, self._came)
                 self._answer(b"{}")
             case b"GET", ["orders"]:
-                self._answer(self._book.orders())
+                self._answer(self._books.of(self._api_key).orders())
             case b"GET", ["_seen"]:
-                self._answer(msgspec.json.encode(self._book.seen))
+                self._answer(msgspec.json.encode(self._books.seen))
             case b"DELETE" | b"PUT", ["orders", _, order_id]:
                 self._succeed({"order_id": order_id})
             case _:
@@ -204,16 +223,18 @@ class Connection(asyncio.Protocol):
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: %s\r\n\r\n" % base64.b64encode(digest)
         )
+        query = dict(parse_qsl(self._target.partition("?")[2]))
+        self._book = self._books.of(query.get("api_key", ""))
         self._book.tickers.add(self._transport)
 
 
 async def serve(ports: list[int]) -> None:
     """Until SIGTERM."""
-    loop, book, ended = asyncio.get_running_loop(), Book(), asyncio.Event()
+    loop, books, ended = asyncio.get_running_loop(), Books(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
-    make: Callable[[], Connection] = lambda: Connection(book)  # noqa: E731  # two lines for no name
+    make: Callable[[], Connection] = lambda: Connection(books)  # noqa: E731  # two lines for no name
     servers = [await loop.create_server(make, "127.0.0.1", port, backlog=1024) for port in ports]
-    beat = loop.create_task(book.beat())
+    beat = loop.create_task(books.beat())
     gc.disable()  # everything here is kept, and a pause would be counted as somebody's latency
     await ended.wait()
     beat.cancel()

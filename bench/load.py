@@ -44,10 +44,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Number of the first order; each has the next."""
     legs: int = 0
     """Of a batch; 0 for single orders."""
-    stream: str | None = None
-    """URL of the order stream to listen to."""
-    listeners: int = 1
-    """Connections to it."""
+    accounts: tuple[str, ...] = ()
+    """Whose orders they are, in turns; none are the service's only account."""
+    streams: tuple[str, ...] = ()
+    """URLs of the order streams to listen to, a connection each."""
     patience: float = 10.0
     """Seconds to wait for answers and stream messages after the last request."""
 
@@ -145,14 +145,13 @@ class Load:
         """Offer it all, and wait for what comes back."""
         loop, job = asyncio.get_running_loop(), self.job
         async with contextlib.AsyncExitStack() as stack:
-            if job.stream is not None:
-                for _ in range(job.listeners):
-                    stream = await stack.enter_async_context(
-                        websockets.connect(job.stream, compression=None, max_queue=None)
-                    )
-                    await stream.recv()  # the welcome
-                    listening = loop.create_task(self._listen(stream))
-                    stack.callback(listening.cancel)
+            for url in job.streams:
+                stream = await stack.enter_async_context(
+                    websockets.connect(url, compression=None, max_queue=None)
+                )
+                await stream.recv()  # the welcome
+                listening = loop.create_task(self._listen(stream))
+                stack.callback(listening.cancel)
             began = loop.time() + LEAD_SECONDS
             zero = time.monotonic_ns() + round((began - loop.time()) * 1e9)
             for place, after in enumerate(schedule(job.rate, job.seconds)):
@@ -173,7 +172,7 @@ class Load:
         self._look()
 
     def _look(self) -> None:
-        heard = self.job.stream is None or len(self.streamed) == self._expected
+        heard = not self.job.streams or len(self.streamed) == self._expected
         if heard and self._answers == self._expected:
             self._complete.set()
 
@@ -181,6 +180,9 @@ class Load:
         body: object = order(number)
         if self.job.legs:
             body = {"orders": [order(number + leg) for leg in range(self.job.legs)]}
+        elif self.job.accounts:
+            account_id = self.job.accounts[number % len(self.job.accounts)]
+            body = {**order(number), "account_id": account_id}
         text = msgspec.json.encode(body)
         return b"%s%d\r\n\r\n%s" % (self._head, len(text), text)
 

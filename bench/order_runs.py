@@ -98,15 +98,17 @@ class Session:
 
     def orders(self, mode: Mode, rate: float, seconds: float) -> Row:
         """Offer orders at a rate, and follow each to the end."""
-        stream = self.running.stream if self._tells else None
+        streams = (self.running.stream(),) if self._tells else ()
         warm = max(WARM_SECONDS, 1 / rate)
-        job = self._job(PATHS[mode], rate, seconds + warm, stream=stream)
+        job = self._job(PATHS[mode], rate, seconds + warm, streams=streams)
         return self._measure(job, "orders", mode, warm)
 
     def climb(self, rate: float, seconds: float) -> Row:
         """One step on the way to saturation, with the stream and the webhook attached."""
-        stream = self.running.stream if self._tells else None
-        return self._measure(self._job("/orders", rate, seconds, stream=stream), "climb", "durable")
+        streams = (self.running.stream(),) if self._tells else ()
+        return self._measure(
+            self._job("/orders", rate, seconds, streams=streams), "climb", "durable"
+        )
 
     def batches(self, seconds: float) -> Row:
         """Offer batches."""
@@ -115,7 +117,13 @@ class Session:
         return self._measure(job, "batch", "answered", warm)
 
     def _job(
-        self, path: str, rate: float, seconds: float, *, stream: str | None = None, legs: int = 0
+        self,
+        path: str,
+        rate: float,
+        seconds: float,
+        *,
+        streams: tuple[str, ...] = (),
+        legs: int = 0,
     ) -> Job:
         job = Job(
             url=self.running.url,
@@ -123,7 +131,7 @@ class Session:
             rate=rate,
             seconds=seconds,
             first=self._first,
-            stream=stream,
+            streams=streams,
             legs=legs,
         )
         self._first += (round(rate * seconds) + 1) * max(legs, 1)

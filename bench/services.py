@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -62,10 +62,9 @@ class Running:
     log: Path | None = None
     """What it has said, while it runs."""
 
-    @property
-    def stream(self) -> str:
-        """URL of the account's order stream."""
-        return f"{self.url.replace('http', 'ws', 1)}/advanced/ws/orders/primary"
+    def stream(self, account_id: str = "primary") -> str:
+        """URL of an account's order stream."""
+        return f"{self.url.replace('http', 'ws', 1)}/advanced/ws/orders/{account_id}"
 
     def seen(self) -> Seen:
         """What its broker has seen."""
@@ -102,10 +101,12 @@ class Running:
                 return
             time.sleep(LOOK_SECONDS)
 
-    def subscribe(self, *events: str, receiver: str | None = None) -> None:
+    def subscribe(
+        self, *events: str, receiver: str | None = None, account_id: str = "primary"
+    ) -> None:
         """Have webhooks sent to the broker's process, or to another receiver's URL."""
         url = f"{receiver or self.broker}/webhook"
-        hook = {"url": url, "account_id": "primary", "events": events}
+        hook = {"url": url, "account_id": account_id, "events": events}
         status, text = ask(self.url, "POST", "/advanced/webhooks", hook)
         if status not in {http.client.OK, http.client.CREATED}:
             raise AssertionError(text)
@@ -195,8 +196,11 @@ def brokers(ports: list[int]) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def serving(name: Name, server: Server) -> Iterator[Running]:
-    """A service of that name, with a new broker and a new database."""
+def serving(name: Name, server: Server, accounts: Sequence[str] = ()) -> Iterator[Running]:
+    """A service of that name, with a new broker and a new database.
+
+    `accounts`: ours trades for these, within Kite's limits on each; else for one, without limits.
+    """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=ROOT)))
         port, root = free_port(), stack.enter_context(broker())
@@ -209,7 +213,7 @@ def serving(name: Name, server: Server) -> Iterator[Running]:
             environment["DATABASE_URL"] = server.url(database)
         match name:
             case "ours-postgresql" | "ours-sqlite":
-                environment |= UNLIMITED
+                environment |= _several(accounts, folder) if accounts else UNLIMITED
                 environment |= {
                     "PORT": str(port),
                     "BROKER": "kite",
@@ -227,6 +231,19 @@ def serving(name: Name, server: Server) -> Iterator[Running]:
                 command = [str(ROOT / "bench" / "peers" / "floor.py"), str(port)]
         process = stack.enter_context(started(command, port, "/health", environment, folder))
         yield Running(name, f"http://127.0.0.1:{port}", root, process.pid, folder / "log")
+
+
+def _several(accounts: Sequence[str], folder: Path) -> dict[str, str]:
+    """The settings that name several accounts, and let a stream listen to each."""
+    file = folder / "accounts.toml"
+    tables = [
+        f'[{name}]\nbroker = "kite"\napi_key_env = "KEY_{number}"\n'
+        f'access_token_env = "TOKEN"\ntoken_file = "{folder}/{name}.token"\n'
+        for number, name in enumerate(accounts)
+    ]
+    file.write_text("\n".join(tables))
+    keys = {f"KEY_{number}": name for number, name in enumerate(accounts)}
+    return {"ACCOUNTS_FILE": str(file), "TOKEN": "token", **keys}
 
 
 @contextlib.contextmanager

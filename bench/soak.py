@@ -1,6 +1,7 @@
 """The service under a steady load for a long time: its memory, its loop, its errors.
 
-`python -m bench soak --minutes 30`. Orders leave at a fixed rate, with streams and webhooks. Beside
+`python -m bench soak --minutes 30`. Orders leave at a fixed rate, with streams and webhooks, for as
+many accounts as Kite would want for so many orders in a day; each is kept to Kite's limits. Beside
 it, memory is read every few seconds, and the loop's lag is asked for at `/health` every second: how
 late the service's own last probe was.
 """
@@ -8,6 +9,7 @@ late the service's own last probe was.
 import math
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -23,8 +25,12 @@ from tests.postgres import Server
 MINUTES = 30.0
 RATE = 50.0
 """Orders a second."""
-STREAMS = 5
 WEBHOOKS = 2
+"""Of each account; and a stream."""
+ORDERS_EACH = 4_500
+"""Orders an account takes in the whole run: Kite allows 5 000 a day."""
+LEAST_ACCOUNTS = 8
+"""Kite allows 400 orders a minute."""
 PIECE_SECONDS = 60.0
 """Of the run: between two of them the streams are opened anew."""
 LOOK_SECONDS = 5.0
@@ -101,10 +107,11 @@ def rise(points: list[Point], minutes: float) -> float:
     return 10 * slope(times, [point.megabytes for point in counted])
 
 
-def soak(running: Running, minutes: float) -> dict[str, Any]:
+def soak(running: Running, minutes: float, accounts: Sequence[str]) -> dict[str, Any]:
     """Load it, watch it, and judge."""
-    for _ in range(WEBHOOKS):
-        running.subscribe("order_placed")
+    for account_id in accounts:
+        for _ in range(WEBHOOKS):
+            running.subscribe("order_placed", account_id=account_id)
     watch, first, failed, unheard, answers = Watch(running), 1, 0, 0, list[float]()
     said: list[str] = []
     watch.start()
@@ -116,8 +123,8 @@ def soak(running: Running, minutes: float) -> dict[str, Any]:
             rate=RATE,
             seconds=min(PIECE_SECONDS, left),
             first=first,
-            stream=running.stream,
-            listeners=STREAMS,
+            accounts=tuple(accounts),
+            streams=tuple(running.stream(account_id) for account_id in accounts),
         )
         result = load.offer(job)
         offered = len(result.samples)
@@ -150,6 +157,7 @@ def soak(running: Running, minutes: float) -> dict[str, Any]:
     return {
         "system": running.name,
         "minutes": minutes,
+        "accounts": len(accounts),
         "orders": first - 1,
         "megabytes in ten minutes": slope_found,
         "bytes an order": slope_found * 1e6 / (600 * RATE),
@@ -176,16 +184,18 @@ def verdict(rises: float, lag: Summary | None, errors: dict[str, int]) -> dict[s
 def main(*, minutes: float = MINUTES, sqlite: bool = False) -> None:
     """Run, print the verdict and keep it all."""
     name: Name = "ours-sqlite" if sqlite else "ours-postgresql"
+    number = max(LEAST_ACCOUNTS, math.ceil(60 * minutes * RATE / ORDERS_EACH))
+    accounts = [f"account-{place}" for place in range(1, number + 1)]
     server = Server()
     try:
         known = conditions(server)
         print(
             f"{sentence(known)}\n{TITLES[name]}: {RATE:g} orders/s for {minutes:g} minutes, "
-            f"{STREAMS} streams, {WEBHOOKS} webhooks",
+            f"{number} accounts, each with a stream and {WEBHOOKS} webhooks",
             flush=True,
         )
-        with serving(name, server) as running:
-            found = soak(running, minutes)
+        with serving(name, server, accounts) as running:
+            found = soak(running, minutes, accounts)
     finally:
         server.close()
     lag = found["loop lag, ms"]
