@@ -20,7 +20,14 @@ from ticker_actors.actors import webhook_dispatcher
 from ticker_actors.actors.persistence import PersistenceActor, Wakeup
 from ticker_actors.actors.stream_hub import StreamHub
 from ticker_actors.actors.webhook_client import WebhookClient
-from ticker_actors.actors.webhook_dispatcher import ALL, EACH, EACH_HOST, WebhookDispatcher
+from ticker_actors.actors.webhook_dispatcher import (
+    AHEAD,
+    ALL,
+    EACH,
+    EACH_HOST,
+    LOOK_SECONDS,
+    WebhookDispatcher,
+)
 from ticker_actors.mailbox import running
 from ticker_actors.metrics import Metrics
 from ticker_actors.model.changes import (
@@ -63,6 +70,7 @@ class MemoryOutbox:
     rows: dict[str, Delivery] = field(default_factory=dict)
     next_at: dict[str, datetime] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
+    stored_at: dict[str, float] = field(default_factory=dict)
 
     def put(self, name: str, webhook: str = "w", url: str = "https://w.test/hook") -> None:
         """A delivery that is due now."""
@@ -113,6 +121,7 @@ class MemoryOutbox:
         name = result.delivery_id
         self.rows[name] = msgspec.structs.replace(self.rows[name], attempts=result.attempt)
         self.states[name] = result.state
+        self.stored_at[name] = trio.current_time()
         if result.next_at is not None:
             self.next_at[name] = result.next_at
 
@@ -362,6 +371,53 @@ async def test_stopping_finishes_what_is_under_way(
     assert trio.current_time() == pytest.approx(4)
     assert len(bench.poster.posts) == EACH
     assert Counter(outbox.states.values()) == {"succeeded": 4, "pending": 6}
+
+
+async def test_a_result_at_the_stop_waits_for_no_other(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """While a dead receiver uses up its time, what else has come is stored: a kill loses little."""
+    dead = "https://dead.test/"
+    outbox.put("dead", "dead", dead)
+    outbox.put("quick")
+    async with at_work(outbox, FakePoster(seconds=2, dead=(dead,))):
+        await trio.sleep(1)
+    assert outbox.stored_at == pytest.approx({"quick": 2, "dead": 5})
+
+
+async def test_results_are_stored_together(outbox: MemoryOutbox, autojump_clock: MockClock) -> None:
+    """What ends between two looks is one transaction; a lone result is stored soon all the same."""
+    for number in range(EACH):
+        outbox.put(f"{number}")
+    async with at_work(outbox, FakePoster(seconds=1)) as bench:
+        await trio.sleep(1.5)
+        (stored_at,) = set(outbox.stored_at.values())
+        assert stored_at == pytest.approx(1, abs=LOOK_SECONDS)
+        changes = bench.metrics.registry.get_sample_value("ticker_commit_changes_count")
+        assert changes == 1
+
+
+async def test_what_has_no_place_goes_when_there_is_one(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """What a look has shown is begun without another look, as long as it is fresh."""
+    for number in range(AHEAD):
+        outbox.put(f"{number}")
+    async with at_work(outbox, FakePoster(seconds=0.001)) as bench:
+        await trio.sleep(1)
+    assert max(post.at for post in bench.poster.posts) < LOOK_SECONDS
+    assert bench.poster.most["all"] == EACH
+
+
+async def test_a_stale_look_is_not_gone_by(outbox: MemoryOutbox, autojump_clock: MockClock) -> None:
+    """A delivery that was given up while it waited for a place is not sent."""
+    for number in range(EACH + 1):
+        outbox.put(f"{number}")
+    async with at_work(outbox, FakePoster(seconds=1)) as bench:
+        await trio.sleep(0.5)
+        outbox.states[f"{EACH}"] = "failed"  # its webhook was deleted
+        await trio.sleep(5)
+    assert len(bench.poster.posts) == EACH
 
 
 async def test_stopping_in_the_middle_of_a_read(autojump_clock: MockClock) -> None:

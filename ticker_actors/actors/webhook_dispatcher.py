@@ -143,8 +143,8 @@ class WebhookDispatcher:
             self._nursery.start_soon(self._watch_mailbox)
             task_status.started()
             while not self._stopping:
-                now, self._looked_at = self._clock.now(), trio.current_time()
                 settled = await self._settle()
+                now, self._looked_at = self._clock.now(), trio.current_time()
                 found = await self._look(now)
                 await self._sleep(now, woken_for_nothing=not settled and not found)
                 await trio.sleep_until(self._looked_at + LOOK_SECONDS)
@@ -230,7 +230,9 @@ class WebhookDispatcher:
         self._places.free(delivery)
         self._finished.append((delivery, result))
         self._wakeup.ring()
-        if trio.current_time() - self._looked_at < FRESH_SECONDS:
+        if self._stopping:  # nobody looks any more, and the others may take long to end
+            await self._settle()
+        elif trio.current_time() - self._looked_at < FRESH_SECONDS:
             self._begin()
 
     def _judge(
