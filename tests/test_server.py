@@ -959,23 +959,23 @@ async def test_silent_client_is_closed(*, plain: bool) -> None:
         ) as running,
         await handshake(running, b"/echo") as silent,
         await handshake(running, b"/echo") as lively,
-        trio.open_nursery() as nursery,
     ):
 
-        @nursery.start_soon
         async def answer() -> None:
             async for data in lively:
                 if b"\x89\x00" in data:
                     await lively.send_all(pong)
 
         heard = bytearray()
-        with trio.move_on_after(SOON if not plain else 2 * WHILE) as waiting:
-            async for data in silent:
-                heard += data
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer)
+            with trio.move_on_after(SOON if not plain else 2 * WHILE) as waiting:
+                async for data in silent:
+                    heard += data
+            await trio.sleep(0.2)  # past the other's time, had it not answered
+            nursery.cancel_scope.cancel()
         assert waiting.cancelled_caught is plain
         assert heard.endswith(silent_end) is not plain
-        await trio.sleep(0.2)  # past the other's time, had it not answered
-        nursery.cancel_scope.cancel()
         await lively.send_all(text_frame("still here"))
         assert b"still here" in await read_until(lively, b"still here")
 
