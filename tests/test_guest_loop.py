@@ -57,6 +57,34 @@ async def test_timers_are_kept(loop: GuestLoop) -> None:
         await loop.run(nap(0.02))
 
 
+async def test_a_timer_of_a_new_coroutine_wakes_a_sleeping_loop(loop: GuestLoop) -> None:
+    """Though the loop sleeps without end, or until a later timer, the earlier one is kept."""
+    for _ in range(2):
+        await trio.testing.wait_all_tasks_blocked()
+        await loop.run(asyncio.sleep(0.02))
+        loop.call_later(60, print)
+
+
+async def test_no_callback_of_a_thread_is_left(loop: GuestLoop) -> None:
+    """Of thousands that several threads hand over at any moment, each is run."""
+    run, all_run = 0, trio.Event()
+
+    def count() -> None:
+        nonlocal run
+        run += 1
+        if run == 2000:
+            all_run.set()
+
+    def hand_over() -> None:
+        for _ in range(500):
+            loop.call_soon_threadsafe(count)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(trio.to_thread.run_sync, hand_over)
+    await all_run.wait()
+
+
 async def test_files_are_waited_for(loop: GuestLoop) -> None:
     """What comes over a socket reaches its reader."""
     ours, theirs = socket.socketpair()
@@ -116,6 +144,29 @@ async def test_a_coroutine_that_ends_in_spite_of_it_has_its_say(loop: GuestLoop)
         assert await loop.run(deaf()) == "done"
 
 
+async def test_a_coroutine_that_does_not_end_is_left(
+    loop: GuestLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its caller's deadline is kept nearly to the second, as on a link that is cut off."""
+    monkeypatch.setattr(guest_loop, "END_SECONDS", 0.01)
+    released = asyncio.Event()
+
+    async def stuck() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await released.wait()
+            message = "it has ended after all"
+            raise ConnectionError(message)
+
+    with trio.fail_after(1):
+        with trio.move_on_after(0.01) as scope:
+            await loop.run(stuck())
+    assert scope.cancelled_caught
+    released.set()  # what it raises now concerns nobody
+    await trio.sleep(0.01)
+
+
 async def test_a_busy_loop_lets_others_run(
     loop: GuestLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,3 +211,28 @@ async def test_the_end_ends_what_is_running() -> None:
     assert heard == ["The event loop was closed."]
     with pytest.raises(RuntimeError):
         await loop.run(asyncio.sleep(0))
+
+
+async def test_the_end_waits_for_nobody() -> None:
+    """A coroutine that does not end at its cancellation keeps its caller no longer."""
+    loop = GuestLoop()
+    loop.set_exception_handler(lambda *_: None)  # it would say that a task was left
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(60)
+
+    heard = []
+
+    async def wait() -> None:
+        with pytest.raises(RuntimeError) as error:
+            await loop.run(stubborn())
+        heard.append(str(error.value))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        loop.end()
+    assert heard == ["The event loop was closed."]

@@ -19,6 +19,7 @@ import trio
 from tests.receiver import OK, Dribbler, Mute, Receiver, answer, listening, read_request, soon
 from ticker_actors.actors import webhook_client
 from ticker_actors.actors.webhook_client import WebhookClient
+from ticker_actors.http1 import EVENTS_A_TURN
 from ticker_actors.model.webhook_rules import Answer
 
 DEADLINE = 0.4
@@ -321,6 +322,29 @@ async def test_an_old_connection_is_not_used(
         for _ in range(2):
             assert await client.post(f"http://127.0.0.1:{port}/", {}, b"") == Answer(status=200)
     assert server.connections == 2
+
+
+async def test_a_talkative_receiver_holds_up_nobody(client: WebhookClient) -> None:
+    """However many pieces of an answer come at once, others have their turn in between."""
+    pieces = b"HTTP/1.1 100 Continue\r\n\r\n" * 2000
+
+    async def talk(stream: trio.abc.Stream) -> None:
+        await read_request(stream)
+        await stream.send_all(pieces + OK)
+
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with listening(talk) as port, trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        await client.post(f"http://127.0.0.1:{port}/", {}, b"")
+        nursery.cancel_scope.cancel()
+    assert turns > 2000 / EVENTS_A_TURN
 
 
 async def test_few_hosts_are_kept(client: WebhookClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,7 @@ class MemoryOutbox:
     next_at: dict[str, datetime] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     stored_at: dict[str, float] = field(default_factory=dict)
+    commit_seconds: float = 0
 
     def put(self, name: str, webhook: str = "w", url: str = "https://w.test/hook") -> None:
         """A delivery that is due now."""
@@ -112,7 +113,7 @@ class MemoryOutbox:
         changes: Sequence[Change],
         now: datetime,  # noqa: ARG002  # the store's signature
     ) -> list[CommitAnswer]:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.commit_seconds)
         for result in (result for change in changes for result in change.deliveries):
             self.record(result)
         return [Committed(()) for _ in changes]
@@ -294,6 +295,43 @@ async def test_a_clock_set_forward_is_noticed(
         bench.clock.set_by = timedelta(hours=1)
         await trio.sleep(30)
         assert len(bench.poster.posts) == 1
+
+
+async def test_a_clock_set_back_stops_nothing(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """A delivery that is due in the future, because the clock was set back, goes when it is due.
+
+    Also if it comes together with the result of another, after which nothing else happens.
+    """
+    outbox.put("first")
+    async with at_work(outbox, FakePoster(seconds=1)) as bench:
+        await trio.sleep(0.999)
+        outbox.put("second")
+        outbox.next_at["second"] = NOON + timedelta(seconds=3)
+        bench.wakeup.ring()
+        await trio.sleep(10)
+        assert bench.times("second") == [pytest.approx(3, abs=0.05)]
+        outbox.put("third")
+        outbox.next_at["third"] = bench.clock.now() + timedelta(seconds=2)
+        await trio.sleep(40)  # nobody rang at all
+        assert len(bench.times("third")) == 1
+
+
+async def test_a_deleted_webhook_is_not_served_from_memory(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """What an older look has shown is not begun while results are being stored, however slowly."""
+    outbox.put("quick", "other", "https://other.test/")
+    for number in range(EACH + 4):
+        outbox.put(f"{number}")
+    outbox.commit_seconds = 2
+    async with at_work(outbox, FakePoster(seconds=1)) as bench:
+        await trio.sleep(0.5)
+        for number in range(EACH, EACH + 4):
+            outbox.states[f"{number}"] = "failed"  # the webhook was deleted
+        await trio.sleep(20)
+    assert len(bench.poster.posts) == EACH + 1
 
 
 async def test_a_subscription_has_few_places(

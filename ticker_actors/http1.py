@@ -5,6 +5,7 @@ proxy, netrc or environment. Whom to connect to, and which connection to use aga
 callers: the Kite adapter must never repeat a request, webhooks may.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ssl import SSLContext
@@ -14,6 +15,8 @@ import trio
 
 MAX_HEAD_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
+EVENTS_A_TURN = 32
+"""Pieces of an answer that are looked at without a pause: one may be as short as a byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,9 @@ class Connection:
     async def _answer(self, most_bytes: int) -> Reply | Lost:
         head: h11.Response | None = None
         body = bytearray()
-        while True:
+        for number in itertools.count(1):
+            if number % EVENTS_A_TURN == 0:
+                await trio.lowlevel.checkpoint()
             match self._http.next_event():
                 case h11.NEED_DATA:
                     data = bytes(await self._stream.receive_some(READ_BYTES))
@@ -102,7 +107,8 @@ class Connection:
                 case h11.EndOfMessage() if head is not None:
                     return _reply(head, body)
                 case _:
-                    return Lost("The connection ended before an answer came.")
+                    break
+        return Lost("The connection ended before an answer came.")
 
     def reusable(self) -> bool:
         """Whether the last exchange ended cleanly. If so, the connection is ready for the next."""

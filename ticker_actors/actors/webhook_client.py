@@ -142,7 +142,8 @@ class WebhookClient:
         origin = _origin(to)
         idle = self._idle.pop(origin, None) or Idle(KEPT_EACH, IDLE_SECONDS)
         idle.keep(connection)
-        self._idle[origin] = idle  # now the last: the first were not used for the longest time
+        if idle:
+            self._idle[origin] = idle  # the last: the first were not used for the longest time
         while len(self._idle) > KEPT_ORIGINS:
             self._idle.pop(next(iter(self._idle))).close()
 

@@ -130,6 +130,7 @@ class WebhookDispatcher:
         self._next_at: datetime | None = datetime.min.replace(tzinfo=UTC)
         """When the first delivery that is not due yet will be; None when there is none. Once it has
         passed, as it has at the start, the table is asked."""
+        self._sleeping = trio.CancelScope()
         self._stopping = False
 
     @property
@@ -142,11 +143,15 @@ class WebhookDispatcher:
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._watch_mailbox)
             task_status.started()
+            rang = True
             while not self._stopping:
-                settled = await self._settle()
-                now, self._looked_at = self._clock.now(), trio.current_time()
+                await self._settle()
+                now = self._clock.now()
                 found = await self._look(now)
-                await self._sleep(now, woken_for_nothing=not settled and not found)
+                passed = self._next_at is not None and self._next_at <= now
+                if passed or (rang and not found):  # for nothing: the wall clock may be set back
+                    self._next_at = await self._outbox.next_delivery_at(now)
+                rang = await self._sleep()
                 await trio.sleep_until(self._looked_at + LOOK_SECONDS)
                 self._poster.tidy()
         await self._settle()
@@ -157,7 +162,7 @@ class WebhookDispatcher:
         self._stopping = True
         self._wakeup.ring()
 
-    async def _settle(self) -> int:
+    async def _settle(self) -> None:
         """Store what has come of deliveries, all in one transaction.
 
         They are forgotten only here, before the next look: a look that began earlier may still show
@@ -167,7 +172,6 @@ class WebhookDispatcher:
         accounts = {delivery.account_id for delivery, _ in finished}
         for account_id in accounts:
             await self._store([ended for ended in finished if ended[0].account_id == account_id])
-        return len(finished)
 
     async def _store(self, finished: Sequence[tuple[Delivery, DeliveryResult]]) -> None:
         change = Change(
@@ -190,6 +194,8 @@ class WebhookDispatcher:
 
     async def _look(self, now: datetime) -> bool:
         """Read what is due, and begin what has a place; whether there was anything new."""
+        self._waiting.clear()  # what an older look has shown may not be so any more
+        self._looked_at = trio.current_time()
         # Those begun are read as well: of as many as are read, enough are new.
         due = await self._outbox.due_deliveries(now, AHEAD)
         self._waiting = [delivery for delivery in due if delivery.delivery_id not in self._begun]
@@ -206,22 +212,21 @@ class WebhookDispatcher:
             else:
                 self._waiting.append(delivery)
 
-    async def _sleep(self, now: datetime, *, woken_for_nothing: bool) -> None:
-        """Until the next is due, or something rings: new deliveries, a result, the end.
+    async def _sleep(self) -> bool:
+        """Until the next is due, or something happens; False when that is a delivery's result.
 
         All that was due is under way or waits for one that is, so only what is due later counts. It
-        is known once it was asked for: only our own results put it off. A look for nothing may mean
-        that the wall clock was set back.
+        is known once it was asked for: only our own results put it off.
         """
-        passed = self._next_at is not None and self._next_at <= now
-        if passed or woken_for_nothing:
-            self._next_at = await self._outbox.next_delivery_at(now)
-        seconds = math.inf
+        seconds = LONGEST_SLEEP
         if self._next_at is not None:
             until = (self._next_at - self._clock.now()).total_seconds()
             seconds = min(max(until, SHORTEST_SLEEP), LONGEST_SLEEP)
-        with trio.move_on_after(seconds):
-            await self._wakeup.wait()
+        with trio.move_on_after(seconds) as self._sleeping:
+            if not self._finished:
+                await self._wakeup.wait()
+                return True
+        return not self._finished
 
     async def _deliver(self, delivery: Delivery) -> None:
         started_at, began = self._clock.now(), trio.current_time()
@@ -229,7 +234,7 @@ class WebhookDispatcher:
         result = self._judge(delivery, answer, started_at, trio.current_time() - began)
         self._places.free(delivery)
         self._finished.append((delivery, result))
-        self._wakeup.ring()
+        self._sleeping.cancel()
         if self._stopping:  # nobody looks any more, and the others may take long to end
             await self._settle()
         elif trio.current_time() - self._looked_at < FRESH_SECONDS:

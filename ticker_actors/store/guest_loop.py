@@ -25,13 +25,26 @@ Ts = TypeVarTuple("Ts")
 
 MOST_PASSES = 16
 """In a row: a query takes three. Then all others have a turn, whatever asyncio has still to do."""
+END_SECONDS = 1.0
+"""For a cancelled coroutine to end by itself: on a link that is cut off it may wait without end."""
+
+
+class _Files(selectors.DefaultSelector):
+    """What the loop waits for, and whether there was any of it."""
+
+    found = False
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = super().select(timeout)
+        self.found = bool(events)
+        return events
 
 
 class GuestLoop(asyncio.SelectorEventLoop):
     """Runs asyncio's coroutines inside a Trio run, while `host` is running. `end` it after that."""
 
     def __init__(self) -> None:
-        self._files = selectors.DefaultSelector()
+        self._files = _Files()
         self._due: list[float] = []
         """A heap: when timers are due, by the loop's clock. Those of cancelled ones do no harm."""
         self._unrun = False
@@ -39,13 +52,14 @@ class GuestLoop(asyncio.SelectorEventLoop):
         self._awake = False
         """Whether a pass is under way, or about to begin: then nobody needs to wake the host."""
         self._sleep = trio.CancelScope()
+        self._callers: set[trio.Event] = set()
         super().__init__(self._files)
 
     async def host(self) -> Never:
         """Make a pass whenever there is something to do, until cancelled."""
         while True:
             seconds = self._due[0] - self.time() if self._due else math.inf
-            if self._unrun:
+            if self._unrun or self._files.found:
                 await trio.lowlevel.checkpoint()
             else:
                 with trio.move_on_after(max(0.0, seconds)) as self._sleep:
@@ -58,46 +72,68 @@ class GuestLoop(asyncio.SelectorEventLoop):
             task.cancel()
         self._pass()
         self.close()
+        for done in self._callers:
+            done.set()
 
     async def run(self, work: Awaitable[T]) -> T:
-        """Await something of asyncio's. Cancelling this cancels it, and waits for its end.
+        """Await something of asyncio's. Cancelling this cancels it, and waits a moment for its end.
 
         Raises what it raises, and `RuntimeError` when the loop is closed, also meanwhile.
         """
         done = trio.Event()
+
+        def ended(task: asyncio.Future[T]) -> None:
+            done.set()
+            if not task.cancelled():
+                task.exception()  # seen, also if nobody waits for it any more
+
         self._awake = True
         task = asyncio.ensure_future(work, loop=self)
-        task.add_done_callback(lambda _: done.set())
-        self._pass()
+        task.add_done_callback(ended)
+        self._callers.add(done)
         try:
-            await done.wait()
-        except trio.Cancelled:
-            task.cancel()
             self._pass()
-            with trio.CancelScope(shield=True):
-                await done.wait()
-            if task.cancelled():
-                raise
-        if task.cancelled():
+            await self._wait(task, done)
+        finally:
+            self._callers.discard(done)
+        if not task.done() or task.cancelled():
             message = "The event loop was closed."
             raise RuntimeError(message)
         return task.result()
 
+    async def _wait(self, task: asyncio.Future[T], done: trio.Event) -> None:
+        try:
+            await done.wait()
+        except trio.Cancelled:
+            if not self.is_closed():
+                task.cancel()
+                self._pass()
+            with trio.move_on_after(END_SECONDS, shield=True):
+                await done.wait()
+            if not task.done() or task.cancelled():
+                raise
+
     def _pass(self) -> None:
         """Do all that can be done now. What there is to read from files is looked at each time."""
         self._awake = self._unrun = True
-        for _ in range(MOST_PASSES):
-            if not self._unrun:
-                break
-            self._unrun = False
-            now = self.time()
-            while self._due and self._due[0] <= now:
-                heapq.heappop(self._due)
-            self.stop()
-            self.run_forever()
-        self._awake = False
-        if self._unrun:
+        try:
+            for _ in range(MOST_PASSES):
+                # A thread may have woken the loop while it ran: its callback is there, unannounced.
+                if not (self._unrun or self._files.found):
+                    break
+                self._unrun = False
+                now = self.time()
+                while self._due and self._due[0] <= now:
+                    heapq.heappop(self._due)
+                self.stop()
+                self.run_forever()
+        finally:
+            self._awake = False
+        if self._unrun or self._files.found:
             self._wake()
+        elif self._due:
+            until = trio.current_time() + max(0.0, self._due[0] - self.time())
+            self._sleep.deadline = min(self._sleep.deadline, until)
 
     def _wake(self) -> None:
         """Have the host look again: something was scheduled outside of a pass."""
