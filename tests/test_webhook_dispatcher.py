@@ -322,16 +322,17 @@ async def test_a_deleted_webhook_is_not_served_from_memory(
     outbox: MemoryOutbox, autojump_clock: MockClock
 ) -> None:
     """What an older look has shown is not begun while results are being stored, however slowly."""
-    outbox.put("quick", "other", "https://other.test/")
+    slow = "https://slow.test/"
+    outbox.put("quicker", "other", "https://other.test/")
     for number in range(EACH + 4):
-        outbox.put(f"{number}")
+        outbox.put(f"{number}", "w", slow)
     outbox.commit_seconds = 2
-    async with at_work(outbox, FakePoster(seconds=1)) as bench:
+    async with at_work(outbox, FakePoster(seconds=4.95, dead=(slow,))) as bench:
         await trio.sleep(0.5)
         for number in range(EACH, EACH + 4):
             outbox.states[f"{number}"] = "failed"  # the webhook was deleted
         await trio.sleep(20)
-    assert len(bench.poster.posts) == EACH + 1
+    assert {post.name for post in bench.poster.posts} == {"quicker", *map(str, range(EACH))}
 
 
 async def test_a_subscription_has_few_places(
