@@ -23,6 +23,7 @@ import msgspec
 import websockets
 
 from bench.broker import number_in
+from bench.sample import ORDER
 
 MOST_CONNECTIONS = 1_000
 """More requests wait for a connection here; their latency counts all the same."""
@@ -97,15 +98,7 @@ def schedule(rate: float, seconds: float) -> Iterator[float]:
 
 def order(number: int) -> dict[str, object]:
     """An order that is known by its quantity."""
-    return {
-        "exchange": "NSE",
-        "tradingsymbol": "INFY",
-        "transaction_type": "BUY",
-        "quantity": number,
-        "product": "CNC",
-        "order_type": "LIMIT",
-        "price": 1500.0,
-    }
+    return {**ORDER, "quantity": number, "price": 1500.0}
 
 
 class PreciseSelector(selectors.EpollSelector):

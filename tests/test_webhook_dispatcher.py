@@ -444,6 +444,7 @@ async def test_what_has_no_place_goes_when_there_is_one(
         outbox.put(f"{number}")
     async with at_work(outbox, FakePoster(seconds=0.001)) as bench:
         await trio.sleep(1)
+    assert len(bench.poster.posts) == AHEAD
     assert max(post.at for post in bench.poster.posts) < LOOK_SECONDS
     assert bench.poster.most["all"] == EACH
 

@@ -6,6 +6,7 @@ callers: the Kite adapter must never repeat a request, webhooks may.
 """
 
 import itertools
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ssl import SSLContext
@@ -52,13 +53,13 @@ on."""
 class Connection:
     """A connection, which takes one request after another."""
 
-    def __init__(self, stream: trio.abc.Stream, socket: trio.socket.SocketType) -> None:
-        """`socket` is what is under `stream`."""
+    def __init__(self, stream: trio.abc.Stream, below: trio.socket.SocketType) -> None:
+        """`below` is the socket under `stream`."""
         self.made_at = self.idle_since = trio.current_time()
         self.answering = False
         """Whether any of the last request's answer has come."""
         self._stream = stream
-        self._socket = socket
+        self._socket = below
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
 
     async def exchange(
@@ -129,7 +130,7 @@ class Connection:
         self._socket.close()
 
 
-class Idle:
+class Pool:
     """Connections to one origin that wait for their next request."""
 
     def __init__(self, most: int, seconds: float) -> None:
@@ -176,6 +177,20 @@ class Idle:
             self._connections.pop().close()
 
 
+async def look_up(host: str, port: int, limiter: trio.CapacityLimiter) -> tuple[str, ...]:
+    """A host's addresses in the system's order of preference. Raises `OSError` or UnicodeError.
+
+    A look-up cannot be cancelled, so its threads are counted by a limiter of their own: a dead name
+    server must not use up those of others.
+    """
+    found = await trio.to_thread.run_sync(
+        lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM),
+        abandon_on_cancel=True,
+        limiter=limiter,
+    )
+    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
 async def connect(
     addresses: Iterable[str], port: int, each: float, *, local_address: str | None = None
 ) -> trio.SocketStream:
@@ -213,6 +228,8 @@ def cause(error: BaseException) -> str:
     """The system's or TLS's own words, from the error at the bottom."""
     while True:
         match error:
+            case trio.TooSlowError():
+                return "it took too long"
             case BaseExceptionGroup(exceptions=(error, *_)):
                 pass
             case BaseException(__cause__=BaseException() as error):

@@ -19,7 +19,7 @@ import certifi
 import h11
 import trio
 
-from ticker_actors.http1 import Connection, Idle, Lost, cause, connect, encrypt
+from ticker_actors.http1 import Connection, Lost, Pool, cause, connect, encrypt, look_up
 from ticker_actors.model.addresses import allowed
 from ticker_actors.model.url import Url
 from ticker_actors.model.webhook_rules import Answer
@@ -31,8 +31,7 @@ CONNECT_SECONDS = 1.5
 LONGEST_BODY = 64 * 1024
 """Bytes of an answer that are read; nobody needs more of them than its first few lines."""
 LOOKUPS = 64
-"""Threads that wait for DNS, one for each delivery under way. A look-up cannot be cancelled, so
-they are counted apart: a dead name server must not use up the threads of the store."""
+"""Threads that wait for DNS, one for each delivery under way."""
 IDLE_SECONDS = 2.0
 """How long a connection is kept unused: servers close idle ones after 5 s and more."""
 OLDEST_SECONDS = 60.0
@@ -64,14 +63,14 @@ class WebhookClient:
         self._deadline = deadline
         self._ssl = ssl_context or create_default_context(cafile=certifi.where())
         self._lookups = trio.CapacityLimiter(LOOKUPS)
-        self._idle: dict[tuple[bool, str, int], Idle] = {}
+        self._pools: dict[tuple[bool, str, int], Pool] = {}
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        while self._idle:
-            self._idle.popitem()[1].close()
+        while self._pools:
+            self._pools.popitem()[1].close()
 
     async def refusal(self, url: str) -> str | None:
         """Why no webhook may go to this URL, in one sentence; None when it may.
@@ -100,39 +99,35 @@ class WebhookClient:
         with trio.move_on_at(deadline):
             try:
                 return await self._exchange(to, request, body, deadline)
-            except (
-                ForbiddenAddressError,
-                OSError,
-                UnicodeError,
-                trio.BrokenResourceError,
-            ) as error:
+            except _NOT_CONNECTED as error:
                 return Answer(error=_sentence(error))
         return Answer(error=f"There was no complete answer within {self._deadline:g} s.")
 
     async def _exchange(
         self, to: Url, request: h11.Request, body: bytes, deadline: float
     ) -> Answer:
-        connection = self._kept(to)
-        again = connection is not None
-        while True:
-            connection = connection or await self._open(to)
-            try:
-                result = await connection.exchange(request, body, deadline, most_bytes=LONGEST_BODY)
-            except BaseException:  # cancelled or not, it is raised again
-                connection.close()
-                raise
-            if not (again and isinstance(result, Lost) and not connection.answering):
-                break
+        if (kept := self._kept(to)) is not None:
+            answer = await self._send(to, kept, request, body, deadline)
+            if kept.answering:
+                return answer
+        return await self._send(to, await self._open(to), request, body, deadline)
+
+    async def _send(
+        self, to: Url, connection: Connection, request: h11.Request, body: bytes, deadline: float
+    ) -> Answer:
+        try:
+            result = await connection.exchange(request, body, deadline, most_bytes=LONGEST_BODY)
+        except BaseException:  # cancelled or not, it is raised again
             connection.close()
-            connection, again = None, False
+            raise
         self._keep(to, connection)
         if isinstance(result, Lost):
             return Answer(error=result.message)
         return Answer(status=result.status, retry_after=result.headers.get("retry-after"))
 
     def _kept(self, to: Url) -> Connection | None:
-        idle = self._idle.get(_origin(to))
-        connection = None if idle is None else idle.take(IDLE_SECONDS)
+        pool = self._pools.get(_origin(to))
+        connection = None if pool is None else pool.take(IDLE_SECONDS)
         if connection is not None and connection.made_at < trio.current_time() - OLDEST_SECONDS:
             connection.close()
             return None
@@ -140,19 +135,19 @@ class WebhookClient:
 
     def _keep(self, to: Url, connection: Connection) -> None:
         origin = _origin(to)
-        idle = self._idle.pop(origin, None) or Idle(KEPT_EACH, IDLE_SECONDS)
-        idle.keep(connection)
-        if idle:
-            self._idle[origin] = idle  # the last: the first were not used for the longest time
-        while len(self._idle) > KEPT_ORIGINS:
-            self._idle.pop(next(iter(self._idle))).close()
+        pool = self._pools.pop(origin, None) or Pool(KEPT_EACH, IDLE_SECONDS)
+        pool.keep(connection)
+        if pool:
+            self._pools[origin] = pool  # the last: the first were not used for the longest time
+        while len(self._pools) > KEPT_ORIGINS:
+            self._pools.pop(next(iter(self._pools))).close()
 
     def tidy(self) -> None:
         """Close what has not been used lately."""
-        for origin, idle in tuple(self._idle.items()):
-            idle.tidy()
-            if not idle:
-                del self._idle[origin]
+        for origin, pool in tuple(self._pools.items()):
+            pool.tidy()
+            if not pool:
+                del self._pools[origin]
 
     async def _open(self, to: Url) -> Connection:
         """A new connection to a vetted address. Raises what `_sentence` knows."""
@@ -169,12 +164,7 @@ class WebhookClient:
         if _is_ipv4(host):  # nothing to ask anybody, and a thread is dear
             self._judge(host, host)
             return (host,)
-        found = await trio.to_thread.run_sync(
-            lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM),
-            abandon_on_cancel=True,
-            limiter=self._lookups,
-        )
-        addresses = tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+        addresses = await look_up(host, port, self._lookups)
         for address in addresses:
             self._judge(host, address)
         return addresses

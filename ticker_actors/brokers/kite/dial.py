@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from ticker_actors.brokers.kite.root import TickerUrl
+from ticker_actors.http1 import encrypt
 
 Dial = Callable[[TickerUrl], Awaitable[trio.abc.Stream]]
-"""Raises OSError, UnicodeError or trio.BrokenResourceError for what `cause` has words."""
+"""Raises OSError, UnicodeError or trio.BrokenResourceError for what `http1.cause` has words."""
 
 
 def tls_dial(context: ssl.SSLContext | None = None) -> Dial:
@@ -19,26 +20,6 @@ def tls_dial(context: ssl.SSLContext | None = None) -> Dial:
         plain = await trio.open_tcp_stream(url.host, url.port)
         if not url.tls:
             return plain
-        secure = trio.SSLStream(plain, trusted, server_hostname=url.host, https_compatible=True)
-        try:
-            await secure.do_handshake()
-        except BaseException:  # cancelled or not, it is raised again
-            await trio.aclose_forcefully(plain)
-            raise
-        return secure
+        return await encrypt(plain, trusted, url.host)
 
     return dial
-
-
-def cause(error: BaseException) -> str:
-    """The system's or TLS's own words, from the error at the bottom."""
-    while True:
-        match error:
-            case trio.TooSlowError():
-                return "it took too long"
-            case BaseExceptionGroup(exceptions=(error, *_)):
-                pass
-            case BaseException(__cause__=BaseException() as error):
-                pass
-            case _:
-                return getattr(error, "strerror", None) or str(error) or type(error).__name__

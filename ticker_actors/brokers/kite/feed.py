@@ -25,11 +25,12 @@ from trio_websocket import (
 )
 
 from ticker_actors.brokers.kite import messages
-from ticker_actors.brokers.kite.dial import Dial, cause
+from ticker_actors.brokers.kite.dial import Dial
 from ticker_actors.brokers.kite.messages import Garbled, Notice, OrderReader
 from ticker_actors.brokers.kite.root import TickerUrl
 from ticker_actors.brokers.kite.session import Session
 from ticker_actors.brokers.pushed import Pushed
+from ticker_actors.http1 import cause
 from ticker_actors.model.ids import Chance
 from ticker_actors.model.orders import BrokerOrder
 from ticker_actors.model.outcomes import FeedBack, FeedItem, FeedLost

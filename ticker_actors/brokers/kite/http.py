@@ -5,7 +5,6 @@ follows no redirect, and looks at no proxy, netrc or environment. A connection i
 while it is fresh and seen to be open, because a request on a dying one is an unknown order.
 """
 
-import socket
 import zlib
 from collections.abc import Iterable
 from dataclasses import replace
@@ -19,13 +18,14 @@ from ticker_actors.brokers.kite.root import Root
 from ticker_actors.http1 import (
     Connection,
     HttpResult,
-    Idle,
     Lost,
+    Pool,
     Reply,
     Unsent,
     cause,
     connect,
     encrypt,
+    look_up,
 )
 from ticker_actors.model.outcomes import CALL_SECONDS
 
@@ -41,8 +41,7 @@ READ_IDLE_SECONDS = 20.0
 IDLE_CONNECTIONS = 10
 """Connections that are kept: as many calls as Kite takes in a second."""
 LOOKUPS = 8
-"""Threads that wait for DNS. A look-up cannot be cancelled, so they are counted apart: a dead name
-server must not use up the threads of the store."""
+"""Threads that wait for DNS."""
 MAX_BODY_BYTES = 32 * 1024 * 1024
 """Of an answer, also after unpacking: six times the book of a day with 5 000 orders."""
 PACKED = frozenset({"gzip", "x-gzip", "deflate"})
@@ -69,7 +68,7 @@ class HttpClient:
         self._deadline = deadline
         self._local_address = local_address
         self._lookups = trio.CapacityLimiter(LOOKUPS)
-        self._idle = Idle(IDLE_CONNECTIONS, READ_IDLE_SECONDS)
+        self._idle = Pool(IDLE_CONNECTIONS, READ_IDLE_SECONDS)
         self._ssl: SSLContext | None = None
         if root.tls:
             self._ssl = ssl_context or create_default_context(cafile=certifi.where())
@@ -113,12 +112,7 @@ class HttpClient:
 
     async def _connected(self) -> Connection:
         host, port = self._root.host, self._root.port
-        found = await trio.to_thread.run_sync(
-            lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM),
-            abandon_on_cancel=True,
-            limiter=self._lookups,
-        )
-        addresses = dict.fromkeys(str(entry[4][0]) for entry in found)
+        addresses = await look_up(host, port, self._lookups)
         plain = await connect(addresses, port, ADDRESS_SECONDS, local_address=self._local_address)
         stream = plain if self._ssl is None else await encrypt(plain, self._ssl, host)
         return Connection(stream, plain.socket)
