@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 import pytest
 import trio
 
+from tests.turns import counted_turns
 from ticker_actors.store import guest_loop
 from ticker_actors.store.guest_loop import GuestLoop
 
@@ -178,19 +179,9 @@ async def test_a_busy_loop_lets_others_run(
             await asyncio.sleep(0)
         return 100
 
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await trio.lowlevel.checkpoint()
-            turns += 1
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(count)
+    async with counted_turns() as turns:
         assert await loop.run(busy()) == 100
-        nursery.cancel_scope.cancel()
-    assert turns >= 40
+        assert turns() >= 40
 
 
 async def test_the_end_ends_what_is_running() -> None:

@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from tests.receiver import OK, Dribbler, Mute, Receiver, answer, listening, read_request, soon
+from tests.turns import counted_turns
 from ticker_actors.actors import webhook_client
 from ticker_actors.actors.webhook_client import WebhookClient
 from ticker_actors.http1 import EVENTS_A_TURN
@@ -332,19 +333,9 @@ async def test_a_talkative_receiver_holds_up_nobody(client: WebhookClient) -> No
         await read_request(stream)
         await stream.send_all(pieces + OK)
 
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            await trio.lowlevel.checkpoint()
-            turns += 1
-
-    async with listening(talk) as port, trio.open_nursery() as nursery:
-        nursery.start_soon(count)
+    async with listening(talk) as port, counted_turns() as turns:
         await client.post(f"http://127.0.0.1:{port}/", {}, b"")
-        nursery.cancel_scope.cancel()
-    assert turns > 2000 / EVENTS_A_TURN
+        assert turns() > 2000 / EVENTS_A_TURN
 
 
 async def test_few_hosts_are_kept(client: WebhookClient, monkeypatch: pytest.MonkeyPatch) -> None:

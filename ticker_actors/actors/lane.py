@@ -197,7 +197,7 @@ class Lane:
         self._tell(draft)
         calls = [self.ledger.tasks[task_id] for task_id in draft.calls]
         self.ledger.forget(draft)
-        # To wake up for nothing costs as much as a commit: each is done for every change.
+        # A wake-up for nothing is two turns of the scheduler, and this follows every change.
         now = self.now()
         if now.mono + self.ledger.next_turn(now) < self._turn_at:
             self._pump.ring()
