@@ -15,6 +15,7 @@ from ticker_actors.web import (
     clients,
     events,
     operating,
+    problems,
     stream,
     tasks,
     tickets,
@@ -22,13 +23,12 @@ from ticker_actors.web import (
 )
 from ticker_actors.web.arrival import hang_up_unless_arrived
 from ticker_actors.web.doors import Doors
+from ticker_actors.web.express import Express, admit
 from ticker_actors.web.parts import Parts
-from ticker_actors.web.problems import Problem, database_away, overloaded, stopping
+from ticker_actors.web.problems import Problem, overloaded, stopping
 
 MAX_BODY_BYTES = 256 * 1024
 """50 legs are about 25 KB; a body far above that is a mistake or an attack."""
-
-_WITHOUT_DATABASE = frozenset({"/", "/health", "/metrics"})
 
 _WORDS = {
     HTTPStatus.NOT_FOUND: "There is nothing at {request.path}.",
@@ -62,11 +62,7 @@ def create_app(parts: Parts) -> QuartTrio:
     async def enter() -> Response | None:
         g.began = trio.current_time()
         g.client = clients.address(request, trusted)
-        doors.check(request)
-        if parts.stopping.is_set() and request.path != "/health":
-            raise stopping()
-        if parts.tables.away_seconds and request.path not in _WITHOUT_DATABASE:
-            raise database_away()
+        admit(parts, doors, request)
         return doors.preflight(request)
 
     @app.before_websocket
@@ -84,8 +80,12 @@ def create_app(parts: Parts) -> QuartTrio:
         seconds = trio.current_time() - g.began
         parts.metrics.http.labels(method, route, response.status_code).observe(seconds)
         await hang_up_unless_arrived(response)
-        return doors.allow_origin(request, response)
+        for name, value in doors.origin_headers(request).items():
+            response.headers.add(name, value)
+        return response
 
+    handlers = {"/orders": tasks.place, "/advanced/batch-orders": batches.place}
+    app.extensions["express"] = Express(parts, doors, handlers, MAX_BODY_BYTES)
     answer_errors(app)
     return app
 
@@ -121,5 +121,4 @@ def answer_errors(app: QuartTrio) -> None:
     async def bug(error: Exception) -> Response:
         path = request.path if has_request_context() else websocket.path
         _log.error("request failed", path=path, client=g.get("client"), exc_info=error)
-        detail = "This is a bug of the service; its log tells more."
-        return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail).response()
+        return problems.bug().response()

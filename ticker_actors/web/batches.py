@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
 from ticker_actors.actors.requests import (
     AcceptedBatch,
@@ -15,6 +15,7 @@ from ticker_actors.model.orders import PlaceOrder
 from ticker_actors.web import decoding
 from ticker_actors.web.decoding import AccountId
 from ticker_actors.web.parts import Parts
+from ticker_actors.web.plain import Answer, AnyRequest, json_answer
 from ticker_actors.web.problems import not_found
 from ticker_actors.web.tasks import REPLAYED, as_json, client_key, refusal
 
@@ -33,40 +34,46 @@ def blueprint(parts: Parts) -> Blueprint:
 
     @routes.post("/advanced/batch-orders")
     async def submit() -> Response:
-        wait = decoding.query(decoding.BatchWait).wait
-        key = decoding.idempotency_key()
-        body, sent = await decoding.body(BatchBody)
-        submitted = await parts.executor.submit_batch(
-            parts.account(body.account_id),
-            body.orders,
-            rollback_on_failure=body.rollback_on_failure,
-            key=client_key(key, "batch", sent),
-        )
-        if not isinstance(submitted, AcceptedBatch):
-            raise refusal(submitted)
-        batch_id = submitted.batch_id
-        finished = parts.executor.finished_batch(batch_id)
-        most = parts.settings.batch_answer_seconds
-        answer = await parts.within(most if wait is None else min(wait, most), finished)
-        answer = answer or await current(batch_id) or submitted.answer
-        status = HTTPStatus.OK if answer["completed_at"] is not None else HTTPStatus.ACCEPTED
-        location = {"Location": f"/advanced/batch-orders/{batch_id}"}
-        return as_json(answer, status, {**location, **REPLAYED[submitted.replayed]})
+        return (await place(parts, request, await decoding.raw_body())).response()
 
     @routes.get("/advanced/batch-orders/<batch_id>")
     async def batch(batch_id: str) -> Response:
         decoding.query(decoding.Account)
-        answer = await current(batch_id)
+        answer = await current(parts, batch_id)
         if answer is None:
             raise not_found(f"batch {batch_id!r}")
         return as_json(answer)
 
-    async def current(batch_id: str) -> dict[str, object] | None:
-        """What is true of a batch now, or was when it finished."""
-        answer = await parts.executor.batch(batch_id)
-        if answer is not None:
-            return dict(answer)
-        stored = await parts.tables.batch(batch_id)
-        return None if stored is None else stored.answer
-
     return routes
+
+
+async def place(parts: Parts, asked: AnyRequest, raw: bytes) -> Answer:
+    """`POST /advanced/batch-orders`."""
+    wait = decoding.query(decoding.BatchWait, asked.args).wait
+    key = decoding.idempotency_key(asked)
+    body, sent = decoding.read(raw, BatchBody)
+    submitted = await parts.executor.submit_batch(
+        parts.account(body.account_id),
+        body.orders,
+        rollback_on_failure=body.rollback_on_failure,
+        key=client_key(key, "batch", sent),
+    )
+    if not isinstance(submitted, AcceptedBatch):
+        raise refusal(submitted)
+    batch_id = submitted.batch_id
+    finished = parts.executor.finished_batch(batch_id)
+    most = parts.settings.batch_answer_seconds
+    answer = await parts.within(most if wait is None else min(wait, most), finished)
+    answer = answer or await current(parts, batch_id) or submitted.answer
+    status = HTTPStatus.OK if answer["completed_at"] is not None else HTTPStatus.ACCEPTED
+    location = {"Location": f"/advanced/batch-orders/{batch_id}"}
+    return json_answer(answer, status.value, {**location, **REPLAYED[submitted.replayed]})
+
+
+async def current(parts: Parts, batch_id: str) -> dict[str, object] | None:
+    """What is true of a batch now, or was when it finished."""
+    answer = await parts.executor.batch(batch_id)
+    if answer is not None:
+        return dict(answer)
+    stored = await parts.tables.batch(batch_id)
+    return None if stored is None else stored.answer

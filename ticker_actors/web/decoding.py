@@ -2,7 +2,7 @@
 
 import hashlib
 from http import HTTPStatus
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, cast
 
 import msgspec
 from msgspec import Meta
@@ -11,6 +11,7 @@ from werkzeug.datastructures import MultiDict
 
 from ticker_actors.model.orders import PRINTABLE, FieldProblem
 from ticker_actors.model.validation import complaint, hints, order_conflicts, problems
+from ticker_actors.web.plain import AnyRequest
 from ticker_actors.web.problems import Problem, bad_fields
 
 T = TypeVar("T")
@@ -20,10 +21,20 @@ MAX_WAIT_SECONDS = 30.0
 MAX_KEY_LENGTH = 64
 
 
-async def body(kind: type[T]) -> tuple[T, object]:
-    """The request's JSON body, decoded and as sent. Raises `Problem` naming every bad field."""
+async def raw_body() -> bytes:
+    """The request's body, once it is here."""
     raw = await request.get_data(as_text=False)
     g.body_read = True
+    return cast("bytes", raw)  # not as text, says the line before; its types do not
+
+
+async def body(kind: type[T]) -> tuple[T, object]:
+    """The request's JSON body, decoded and as sent. Raises `Problem` naming every bad field."""
+    return read(await raw_body(), kind)
+
+
+def read(raw: bytes, kind: type[T]) -> tuple[T, object]:
+    """A JSON text, decoded and as it is. Raises `Problem` naming every bad field."""
     try:
         sent = msgspec.json.decode(raw)
     except RecursionError:
@@ -52,9 +63,9 @@ def request_hash(*parts: object) -> str:
     return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()
 
 
-def idempotency_key() -> str | None:
+def idempotency_key(asked: AnyRequest | None = None) -> str | None:
     """The `Idempotency-Key` header, checked."""
-    key = request.headers.get("Idempotency-Key")
+    key = (asked or request).headers.get("Idempotency-Key")
     if key is None:
         return None
     if not key or len(key) > MAX_KEY_LENGTH or not key.isprintable() or not key.isascii():
@@ -68,7 +79,7 @@ def idempotency_key() -> str | None:
 def query(kind: type[T], args: MultiDict[str, str] | None = None) -> T:
     """The query string as a struct. Text is all that a URL can hold, so here "5" means 5.
 
-    `args`: those of a WebSocket, which is no request.
+    `args`: those of what is not Quart's present request.
     """
     errors: list[FieldProblem] = []
     kinds, found = hints(kind), {}

@@ -9,12 +9,14 @@ import hashlib
 import hmac
 import ipaddress
 import re
+from functools import lru_cache
 from http import HTTPStatus
 
-from quart import Request, Response, Websocket
+from quart import Response, Websocket
 
 from ticker_actors.settings import Settings
 from ticker_actors.web import tickets
+from ticker_actors.web.plain import AnyRequest
 from ticker_actors.web.problems import Problem
 from ticker_actors.web.tickets import Tickets
 
@@ -36,7 +38,7 @@ class Doors:
         self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
         self._origins = frozenset(origin.lower() for origin in settings.allowed_origins)
 
-    def check(self, request: Request | Websocket) -> None:
+    def check(self, request: AnyRequest | Websocket) -> None:
         """Raise the `Problem` for which this request is not let in."""
         if request.path.startswith(POSTBACKS):
             return
@@ -45,17 +47,17 @@ class Doors:
         if isinstance(request, Websocket) and "ticket" in request.args:
             self._check_ticket(request)
             return
-        asks_first = isinstance(request, Request) and self.preflight(request) is not None
+        asks_first = self.preflight(request) is not None
         if not asks_first and request.path not in OPEN_PATHS and not self.holds_key(request):
             raise Problem(
                 HTTPStatus.UNAUTHORIZED,
                 "An API key is needed: send it as 'Authorization: Bearer …' or 'X-API-Key'.",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if isinstance(request, Request):
+        if not isinstance(request, Websocket):
             _check_content_type(request)
 
-    def holds_key(self, request: Request | Websocket) -> bool:
+    def holds_key(self, request: AnyRequest | Websocket) -> bool:
         """Whether the request carries the key, or none is needed."""
         if self._key is None:
             return True
@@ -66,19 +68,21 @@ class Doors:
             candidates.append(request.args.get("token", ""))
         return any(hmac.compare_digest(_digest(text), self._key) for text in candidates)
 
-    def allow_origin(self, request: Request, response: Response) -> Response:
-        """Let the pages of `ALLOWED_ORIGINS` read the answer (CORS)."""
+    def origin_headers(self, request: AnyRequest) -> dict[str, str]:
+        """What lets the pages of `ALLOWED_ORIGINS` read the answer (CORS)."""
         origin = request.headers.get("Origin", "")
-        if origin.lower() in self._origins:
-            response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Access-Control-Expose-Headers"] = (
-                "Location, Retry-After, Idempotency-Replayed"
-            )
-            response.headers.add("Vary", "Origin")
-        return response
+        if origin.lower() not in self._origins:
+            return {}
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Expose-Headers": "Location, Retry-After, Idempotency-Replayed",
+            "Vary": "Origin",
+        }
 
-    def preflight(self, request: Request) -> Response | None:
+    def preflight(self, request: AnyRequest | Websocket) -> Response | None:
         """The answer to a browser that asks before it sends; None for any other request."""
+        if isinstance(request, Websocket):
+            return None
         if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
             return None
         return Response(
@@ -102,7 +106,7 @@ class Doors:
         if (request.view_args or {}).get("account_id") != account_id:
             raise Problem(HTTPStatus.FORBIDDEN, "This ticket is for another account's stream.")
 
-    def _check_host(self, request: Request | Websocket) -> None:
+    def _check_host(self, request: AnyRequest | Websocket) -> None:
         if self._key is not None:
             return
         host = _hostname(request.headers.get("Host", ""))
@@ -113,7 +117,7 @@ class Doors:
                 "add it to ALLOWED_HOSTS, or use 127.0.0.1.",
             )
 
-    def _check_origin(self, request: Request | Websocket) -> None:
+    def _check_origin(self, request: AnyRequest | Websocket) -> None:
         origin = request.headers.get("Origin")
         if origin is None or origin.lower() in self._origins:
             return
@@ -127,7 +131,7 @@ class Doors:
         )
 
 
-def _check_content_type(request: Request) -> None:
+def _check_content_type(request: AnyRequest) -> None:
     has_body = request.content_length or "Transfer-Encoding" in request.headers
     if request.method in _WITH_BODY and has_body and request.mimetype != "application/json":
         raise Problem(
@@ -150,6 +154,7 @@ def _hostname(host: str) -> str:
     return "" if match is None else match["v6"] or match["name"]
 
 
+@lru_cache(maxsize=64)  # clients call us by few names, but with every request
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

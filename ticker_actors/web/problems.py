@@ -8,6 +8,7 @@ import msgspec
 from quart import Response
 
 from ticker_actors.model.orders import FieldProblem
+from ticker_actors.web.plain import Answer
 
 
 class Problem(Exception):
@@ -34,6 +35,10 @@ class Problem(Exception):
         self.members = members
 
     def response(self) -> Response:
+        """The answer, for Quart."""
+        return self.answer().response()
+
+    def answer(self) -> Answer:
         """The answer on the wire."""
         body: dict[str, Any] = {
             "type": "about:blank",
@@ -44,11 +49,8 @@ class Problem(Exception):
         }
         if self.errors:
             body["errors"] = [{"field": field, "message": text} for field, text in self.errors]
-        return Response(
-            msgspec.json.encode(body),
-            status=self.status.value,
-            headers=self.headers,
-            content_type="application/problem+json",
+        return Answer(
+            self.status.value, msgspec.json.encode(body), self.headers, "application/problem+json"
         )
 
 
@@ -112,3 +114,10 @@ def unanswered(name: str) -> Problem:
 def not_found(what: str) -> Problem:
     """There is no such thing."""
     return Problem(HTTPStatus.NOT_FOUND, f"There is no {what}.")
+
+
+def bug() -> Problem:
+    """The log has the traceback."""
+    return Problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "This is a bug of the service; its log tells more."
+    )

@@ -1,13 +1,13 @@
 """`/orders` and `/tasks`: every verb that makes a task, and what became of them."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
 from ticker_actors.actors.requests import (
     Accepted,
@@ -30,6 +30,7 @@ from ticker_actors.model.tasks import OrderTask, TaskStatus
 from ticker_actors.web import decoding
 from ticker_actors.web.decoding import AccountId
 from ticker_actors.web.parts import Parts
+from ticker_actors.web.plain import Answer, AnyRequest, json_answer
 from ticker_actors.web.problems import (
     Problem,
     bad_fields,
@@ -73,23 +74,11 @@ def blueprint(parts: Parts) -> Blueprint:
     routes = Blueprint("tasks", __name__)
 
     async def answer(work: Awaitable[Submitted], seconds: float) -> Response:
-        submitted = accepted(await work)
-        task = submitted.task
-        if seconds and not task.finished:
-            done = await parts.within(seconds, parts.executor.finished_task(task.task_id))
-            task = done or await parts.tables.task(task.task_id) or task
-        status = HTTPStatus.OK if seconds and task.finished else HTTPStatus.ACCEPTED
-        headers = {"Location": f"/tasks/{task.task_id}", **REPLAYED[submitted.replayed]}
-        return as_json(task_json(task), status, headers)
+        return (await answered(parts, work, seconds)).response()
 
     @routes.post("/orders")
-    async def place() -> Response:
-        wait = decoding.query(decoding.Wait)
-        key = decoding.idempotency_key()
-        body, sent = await decoding.body(OrderBody)
-        account_id = parts.account(body.account_id)
-        work = parts.executor.submit_order(account_id, body.order(), client_key(key, "place", sent))
-        return await answer(work, wait.wait)
+    async def place_order() -> Response:
+        return (await place(parts, request, await decoding.raw_body())).response()
 
     @routes.put("/orders/<order_id>")
     async def modify(order_id: str) -> Response:
@@ -165,6 +154,28 @@ def blueprint(parts: Parts) -> Blueprint:
     return routes
 
 
+async def place(parts: Parts, asked: AnyRequest, raw: bytes) -> Answer:
+    """`POST /orders`."""
+    wait = decoding.query(decoding.Wait, asked.args).wait
+    key = decoding.idempotency_key(asked)
+    body, sent = decoding.read(raw, OrderBody)
+    account_id = parts.account(body.account_id)
+    work = parts.executor.submit_order(account_id, body.order(), client_key(key, "place", sent))
+    return await answered(parts, work, wait)
+
+
+async def answered(parts: Parts, work: Awaitable[Submitted], seconds: float) -> Answer:
+    """What became of a task: once it is durable, or finished if that takes no longer."""
+    submitted = accepted(await work)
+    task = submitted.task
+    if seconds and not task.finished:
+        done = await parts.within(seconds, parts.executor.finished_task(task.task_id))
+        task = done or await parts.tables.task(task.task_id) or task
+    status = HTTPStatus.OK if seconds and task.finished else HTTPStatus.ACCEPTED
+    headers = {"Location": f"/tasks/{task.task_id}", **REPLAYED[submitted.replayed]}
+    return json_answer(task_json(task), status.value, headers)
+
+
 def client_key(key: str | None, *asked: object) -> ClientKey | None:
     """The client's key with the hash of all that it asks for."""
     return None if key is None else ClientKey(key, decoding.request_hash(*asked))
@@ -200,16 +211,11 @@ def refusal(submitted: Submitted | SubmittedBatch) -> Problem:
             raise AssertionError(message)
 
 
-_ENCODER: Callable[[object], bytes] = msgspec.json.Encoder().encode
-
-
 def as_json(
     value: object, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
 ) -> Response:
     """A JSON answer."""
-    return Response(
-        _ENCODER(value), status=status.value, headers=headers, content_type="application/json"
-    )
+    return json_answer(value, status.value, headers).response()
 
 
 def _time(instant: datetime | None) -> str | None:
