@@ -1,0 +1,374 @@
+"""The way of an order past Quart: it is answered as Quart would, whatever is asked."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
+
+import msgspec
+import pytest
+import trio
+from hypercorn.typing import ASGISendCallable, HTTPScope
+
+from tests.asking import until
+from ticker_actors.actors.requests import (
+    Accepted,
+    AcceptedBatch,
+    ClientKey,
+    Denied,
+    KeyConflict,
+    Overloaded,
+    Unanswered,
+    Unchecked,
+)
+from ticker_actors.mailbox import Busy, Stopped
+from ticker_actors.metrics import Metrics
+from ticker_actors.model.orders import PlaceOrder
+from ticker_actors.model.tasks import OrderTask, Phase, TaskStatus
+from ticker_actors.settings import PRIMARY, Settings
+from ticker_actors.web.app import MAX_BODY_BYTES, create_app
+from ticker_actors.web.express import Express
+from ticker_actors.web.parts import Parts
+from ticker_actors.web.problems import bad_fields
+from ticker_actors.web.server import open_listeners, serve_app
+
+ORDER = {
+    "exchange": "NSE",
+    "tradingsymbol": "INFY",
+    "transaction_type": "BUY",
+    "quantity": 1,
+    "product": "CNC",
+    "order_type": "LIMIT",
+    "price": 1500.0,
+}
+BODY = msgspec.json.encode(ORDER)
+BATCH = msgspec.json.encode({"orders": [ORDER, ORDER]})
+NOW = datetime(2025, 11, 20, 6, 30, tzinfo=UTC)
+TASK = OrderTask(
+    task_id="task_01KAGD9G000000000000000000",
+    idempotency_key="k1",
+    operation="place_order",
+    params=ORDER,
+    status=TaskStatus.PENDING,
+    created_at=NOW,
+    updated_at=NOW,
+    account_id=PRIMARY,
+    phase=Phase.QUEUED,
+    intent="0123456789",
+)
+BATCH_ANSWER = {"batch_id": "b", "completed_at": None}
+KEY = "a-key-of-32-characters-or-so-1234"
+
+
+class Service:
+    """The web layer on its server, and an executor that answers as it is told."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.says: Any = Accepted(TASK)
+        """What `submit_order` and `submit_batch` give or raise."""
+        self.asked: list[Any] = []
+        self.left = trio.Event()
+        """Set when a submission was cancelled."""
+        self.express = 0
+        """Requests that went past Quart."""
+        self.parts = SimpleNamespace(
+            settings=settings,
+            executor=SimpleNamespace(
+                accounts={PRIMARY: None},
+                submit_order=self.submit,
+                submit_batch=self.submit,
+                finished_batch=self.finished_batch,
+                batch=self.finished_batch,
+            ),
+            hub=None,
+            tables=SimpleNamespace(away_seconds=0.0, batch=self.finished_batch),
+            metrics=Metrics(),
+            stopping=trio.Event(),
+            account=self.account,
+            within=lambda _, wait: wait,
+        )
+        self.port = 0
+
+    async def submit(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401  # the executor's
+        self.asked.append((arguments, named))
+        if self.says == "nothing":
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.left.set()
+        await trio.lowlevel.checkpoint()
+        if isinstance(self.says, Exception):
+            raise self.says
+        return self.says
+
+    async def finished_batch(self, _: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def account(self, name: str) -> str:
+        if name != PRIMARY:
+            raise bad_fields([("account_id", "is not an account of this service: primary")])
+        return name
+
+    async def ask(self, *pieces: bytes, pause: float = 0.0) -> "Answer":
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        async with stream:
+            for piece in pieces:
+                await stream.send_all(piece)
+                await trio.sleep(pause)
+            return await read(stream)
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: list[str]
+    """Without the date; in order."""
+    body: bytes
+
+
+async def read(stream: trio.SocketStream) -> Answer:
+    """One answer."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += await received(stream)
+    head, _, body = data.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin1").split("\r\n")
+    headers = sorted(line.lower() for line in lines if not line.lower().startswith("date:"))
+    (size,) = [int(line.split(":")[1]) for line in headers if line.startswith("content-length")]
+    while len(body) < size:
+        body += await received(stream)
+    return Answer(int(first.split()[1]), headers, body)
+
+
+async def received(stream: trio.SocketStream) -> bytes:
+    """Some bytes more."""
+    data = bytes(await stream.receive_some())
+    assert data, "hung up"
+    return data
+
+
+@asynccontextmanager
+async def serving(**settings: object) -> AsyncIterator[Service]:
+    """The service's web layer on a port of its own."""
+    service = Service(msgspec.structs.replace(Settings(), **settings))
+    app = create_app(cast("Parts", service.parts))
+    express: Express = app.extensions["express"]
+    answer = express.answer
+
+    async def counted(scope: HTTPScope, body: bytes, send: ASGISendCallable) -> None:
+        service.express += 1
+        await answer(scope, body, send)
+
+    express.answer = counted  # type: ignore[method-assign]  # a spy
+    listeners = await open_listeners("127.0.0.1", 0)
+    service.port = listeners[0].socket.getsockname()[1]
+    stopping = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: serve_app(app, listeners, stopping=stopping))
+        yield service
+        stopping.set()
+
+
+def head(target: str, headers: dict[str, str], size: int | None) -> bytes:
+    """The head of a `POST`; without a size the body is chunked, which goes through Quart."""
+    lines = {"Host": "127.0.0.1", "Content-Type": "application/json", **headers}
+    lines |= {"Transfer-Encoding": "chunked"} if size is None else {"Content-Length": str(size)}
+    text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"POST {target} HTTP/1.1\r\n{text}\r\n".encode("latin1")
+
+
+def express(target: str = "/orders", body: bytes = BODY, **headers: str) -> bytes:
+    """A request that goes past Quart."""
+    return head(target, headers, len(body)) + body
+
+
+def by_quart(target: str = "/orders", body: bytes = BODY, **headers: str) -> bytes:
+    """The same one, but in a chunk."""
+    chunk = b"%x\r\n%s\r\n" % (len(body), body) if body else b""
+    return head(target, headers, None) + chunk + b"0\r\n\r\n"
+
+
+@dataclass(frozen=True)
+class Case:
+    target: str = "/orders"
+    body: bytes = BODY
+    headers: Mapping[str, str] = field(default_factory=dict)
+    says: object = Accepted(TASK)
+    settings: Mapping[str, object] = field(default_factory=dict)
+    stopping: bool = False
+    away: float = 0.0
+
+
+LOCKED = {"api_key": KEY}
+CASES = {
+    "an order": Case(),
+    "a path in other letters": Case("/%6frders"),
+    "with a query": Case("/orders?wait=0"),
+    "a wait that is none": Case("/orders?wait=soon"),
+    "a wait too long": Case("/orders?wait=31"),
+    "a query twice": Case("/orders?wait=0&wait=soon"),
+    "a query without a value": Case("/orders?wait"),
+    "an unknown query": Case("/orders?wiat=1&x=%ff&%E0%A4=2"),
+    "a key": Case(headers={"Idempotency-Key": "k1"}),
+    "a replayed key": Case(headers={"Idempotency-Key": "k1"}, says=Accepted(TASK, replayed=True)),
+    "a key of ours": Case(headers={"Idempotency-Key": "~k1"}),
+    "an empty key": Case(headers={"Idempotency-Key": ""}),
+    "a long key": Case(headers={"Idempotency-Key": 65 * "k"}),
+    "a key in Latin-1": Case(headers={"Idempotency-Key": "schlüssel"}),
+    "two keys": Case(headers={"Idempotency-Key": "k1", "idempotency-key": "k2"}),
+    "no body": Case(body=b""),
+    "no JSON": Case(body=b"{"),
+    "no UTF-8": Case(body=b'{"tag": "\xff"}'),
+    "too deep": Case(body=b"[" * 100_000),
+    "a list": Case(body=b"[]"),
+    "no fields": Case(body=b"{}"),
+    "wrong fields": Case(body=BODY.replace(b"1500.0", b'"1500"').replace(b"BUY", b"GET")),
+    "an unknown field": Case(body=BODY.replace(b"price", b"prize")),
+    "another account": Case(body=BODY.replace(b"{", b'{"account_id":"other",', 1)),
+    "a body as big as it may be": Case(body=BODY + (MAX_BODY_BYTES - len(BODY)) * b" "),
+    "a batch": Case("/advanced/batch-orders", BATCH, says=AcceptedBatch("b", BATCH_ANSWER)),
+    "a replayed batch": Case(
+        "/advanced/batch-orders", BATCH, says=AcceptedBatch("b", BATCH_ANSWER, replayed=True)
+    ),
+    "a batch of none": Case("/advanced/batch-orders", b'{"orders":[]}'),
+    "a refused leg": Case("/advanced/batch-orders", BATCH, says=Denied("c", "price", "is", 1)),
+    "a batch, overloaded": Case("/advanced/batch-orders", BATCH, says=Overloaded()),
+    "form data": Case(headers={"Content-Type": "text/plain"}),
+    "JSON in a character set": Case(headers={"Content-Type": "APPLICATION/json ; charset=utf-8"}),
+    "no type": Case(headers={"Content-Type": ""}),
+    "another name": Case(headers={"Host": "evil.example:8080"}),
+    "an allowed name": Case(headers={"Host": "Mine:8080"}, settings={"allowed_hosts": ("mine",)}),
+    "IPv6": Case(headers={"Host": "[::1]:8080"}),
+    "no name at all": Case(headers={"Host": "..//"}),
+    "a page of somebody else": Case(headers={"Origin": "https://evil.example"}),
+    "a page of this machine": Case(headers={"Origin": "http://127.0.0.1:8080"}),
+    "an allowed page": Case(
+        headers={"Origin": "https://Mine"}, settings={"allowed_origins": ("https://mine",)}
+    ),
+    "an allowed page, and a mistake": Case(
+        body=b"{}",
+        headers={"Origin": "https://mine"},
+        settings={"allowed_origins": ("https://mine",)},
+    ),
+    "without the API key": Case(settings=LOCKED),
+    "with a wrong API key": Case(headers={"Authorization": "Bearer no"}, settings=LOCKED),
+    "with the API key": Case(headers={"Authorization": f"bearer {KEY}"}, settings=LOCKED),
+    "with the API key, the other way": Case(headers={"X-API-Key": KEY}, settings=LOCKED),
+    "refused": Case(says=Denied("max_price", "price", "is too high")),
+    "a key of another request": Case(says=KeyConflict()),
+    "overloaded": Case(says=Overloaded()),
+    "unchecked": Case(says=Unchecked()),
+    "unanswered": Case(says=Unanswered(TASK.task_id)),
+    "a full mailbox": Case(says=Busy()),
+    "a closed mailbox": Case(says=Stopped()),
+    "a bug": Case(says=RuntimeError("a bug")),
+    "stopping": Case(stopping=True),
+    "without the database": Case(away=1.0),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+async def test_the_way_past_quart_tells_the_same(case: Case) -> None:
+    """Status, headers and body are what Quart's way gives, and the executor is asked the same."""
+    async with serving(**case.settings) as service:
+        service.says = case.says
+        service.parts.tables.away_seconds = case.away
+        if case.stopping:
+            service.parts.stopping.set()
+        quart = await service.ask(by_quart(case.target, case.body, **case.headers))
+        asked, service.asked, passed = service.asked, [], service.express
+        answer = await service.ask(express(case.target, case.body, **case.headers))
+        assert (passed, service.express) == (0, 1)
+        assert answer == quart
+        assert service.asked == asked
+
+
+async def test_what_is_asked_comes_to_the_executor() -> None:
+    """The order, its account and the key with the hash of what was asked."""
+    async with serving() as service:
+        answer = await service.ask(express("/orders", BODY, **{"Idempotency-Key": "k1"}))
+        assert answer.status == 202
+        assert msgspec.json.decode(answer.body)["task_id"] == TASK.task_id
+        assert f"location: /tasks/{TASK.task_id}".lower() in answer.headers
+        ((account, order, key), _) = service.asked[0]
+        assert (account, order) == (PRIMARY, msgspec.convert(ORDER, PlaceOrder))
+        assert isinstance(key, ClientKey)
+        assert key.key == "k1"
+
+
+async def test_a_body_after_its_head() -> None:
+    """Many clients send the head and the body separately: that is express too."""
+    async with serving() as service:
+        whole = express()
+        cut = whole.index(b"\r\n\r\n") + 4
+        assert (await service.ask(whole[:cut], whole[cut:], pause=0.02)).status == 202
+        assert service.express == 1
+
+
+async def test_a_late_body() -> None:
+    """A body that is late is waited for as with any other request, and nothing of it is lost."""
+    async with serving() as service:
+        whole = express()
+        for cut in (whole.index(b"\r\n\r\n") + 4, len(whole) - 10):
+            assert (await service.ask(whole[:cut], whole[cut:], pause=0.4)).status == 202
+        assert service.express == 0
+        assert len(service.asked) == 2
+
+
+async def test_a_body_too_big() -> None:
+    """It is refused, and not read to its end."""
+    async with serving() as service:
+        answer = await service.ask(express(body=BODY + MAX_BODY_BYTES * b" "))
+        assert answer.status == 413
+        assert service.express == 0
+        assert service.asked == []
+
+
+async def test_other_methods_and_paths() -> None:
+    """They go through Quart."""
+    async with serving() as service:
+        for text, status in {
+            b"PUT /orders HTTP/1.1": 405,
+            b"POST /orders/x/y HTTP/1.1": 404,
+            b"POST /orders/ HTTP/1.1": 202,
+        }.items():
+            answer = await service.ask(express().replace(b"POST /orders HTTP/1.1", text))
+            assert answer.status == status
+        assert service.express == 0
+
+
+async def test_a_client_that_leaves() -> None:
+    """The handler ends with its client."""
+    async with serving() as service:
+        service.says = "nothing"
+        stream = await trio.open_tcp_stream("127.0.0.1", service.port)
+        await stream.send_all(express())
+        await until(lambda: bool(service.asked))
+        await stream.aclose()
+        with trio.fail_after(5):
+            await service.left.wait()
+
+
+async def test_many_on_one_connection() -> None:
+    """The connection lives on after an answer and after a refusal, pipelined or not."""
+    async with serving() as service:
+        stream = await trio.open_tcp_stream("127.0.0.1", service.port)
+        async with stream:
+            for body, status in ((BODY, 202), (b"{}", 422), (BODY, 202)):
+                await stream.send_all(express(body=body))
+                assert (await read(stream)).status == status
+            await stream.send_all(express() + express())
+            assert (await read(stream)).status == 202
+            assert (await read(stream)).status == 202
+        assert service.express == 5
+
+
+async def test_the_metrics_count_it() -> None:
+    """As a request to its route, by status."""
+    async with serving() as service:
+        await service.ask(express())
+        await service.ask(express(body=b"{}"))
+        text = service.parts.metrics.render().decode()
+        for status in (202, 422):
+            assert f'_count{{method="POST",route="/orders",status="{status}"}} 1.0' in text
