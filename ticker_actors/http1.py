@@ -1,23 +1,30 @@
-"""One HTTP/1.1 connection from the client's side: a request at a time, on h11 and Trio's streams.
+"""One HTTP/1.1 connection from the client's side: a request at a time, on Trio's streams.
+
+Answers are read by httptools, which is the parser of Node.js.
 
 It sends a request once and says honestly what came of it. It follows no redirect, and looks at no
 proxy, netrc or environment. Whom to connect to, and which connection to use again, is for its
 callers: the Kite adapter must never repeat a request, webhooks may.
 """
 
-import itertools
+import re
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from ssl import SSLContext
 
-import h11
 import trio
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-MAX_HEAD_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
-EVENTS_A_TURN = 32
-"""Pieces of an answer that are looked at without a pause: one may be as short as a byte."""
+MOST_BARREN_BYTES = 64 * 1024
+"""That may come in a row without a byte of body: a head, and what else stands around a body."""
+BODILESS = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+
+_TARGET = re.compile(r"[!-~]+")
+_VALUE = re.compile(r"([!-~\x80-\xff]([\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
+"""Latin-1 without control characters but tabs, and no blank at either end (RFC 9110, 5.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,66 +67,37 @@ class Connection:
         """Whether any of the last request's answer has come."""
         self._stream = stream
         self._socket = below
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._reusable = False
 
-    async def exchange(
-        self, request: h11.Request, body: bytes, deadline: float, *, most_bytes: int
-    ) -> Reply | Lost:
+    async def exchange(self, request: bytes, deadline: float, *, most_bytes: int) -> Reply | Lost:
         """Send a request, all of it in one piece, and read its answer, by Trio's clock.
 
         Of an answer's body no more is read once it has more than `most_bytes`; it is given as far
         as it came, and the connection is not `reusable`.
         """
-        data = b"".join(
-            self._http.send(event) or b""
-            for event in (request, h11.Data(data=body), h11.EndOfMessage())
-        )
-        self.answering = False
+        self.answering = self._reusable = False
+        answer = _Answer()
         seconds = deadline - trio.current_time()
         with trio.move_on_at(deadline):
             try:
-                await self._stream.send_all(data)
-                return await self._answer(most_bytes)
-            except (OSError, trio.BrokenResourceError) as error:
-                return Lost(f"The connection broke before the whole answer came: {cause(error)}.")
-            except h11.RemoteProtocolError:
-                return Lost("The connection ended before the whole answer came, or it is not HTTP.")
-        return Lost(f"No whole answer came within {seconds:.1f} s.")
-
-    async def _answer(self, most_bytes: int) -> Reply | Lost:
-        head: h11.Response | None = None
-        body = bytearray()
-        for number in itertools.count(1):
-            if number % EVENTS_A_TURN == 0:
-                await trio.lowlevel.checkpoint()
-            match self._http.next_event():
-                case h11.NEED_DATA:
+                await self._stream.send_all(request)
+                while not answer.whole and len(answer.body) <= most_bytes:
                     data = bytes(await self._stream.receive_some(READ_BYTES))
                     self.answering = self.answering or bool(data)
-                    self._http.receive_data(data)
-                case h11.InformationalResponse():
-                    pass  # 1xx: the answer itself follows
-                case h11.Response() as response:
-                    head = response
-                case h11.Data(data=data) if head is not None:
-                    body += data
-                    if len(body) > most_bytes:
-                        return _reply(head, body)
-                case h11.EndOfMessage() if head is not None:
-                    return _reply(head, body)
-                case _:
-                    break
-        return Lost("The connection ended before an answer came.")
+                    answer.take(data)
+                self._reusable = answer.another_may_follow
+                return Reply(answer.status, answer.headers, bytes(answer.body))
+            except (OSError, trio.BrokenResourceError) as error:
+                return Lost(f"The connection broke before the whole answer came: {cause(error)}.")
+            except (HttpParserError, HttpParserUpgrade):
+                return Lost("The connection ended before the whole answer came, or it is not HTTP.")
+            finally:
+                answer.let_go()
+        return Lost(f"No whole answer came within {seconds:.1f} s.")
 
     def reusable(self) -> bool:
         """Whether the last exchange ended cleanly. If so, the connection is ready for the next."""
-        http = self._http
-        if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
-            return False
-        if http.trailing_data != (b"", False):
-            return False  # an answer that nobody asked for
-        http.start_next_cycle()
-        return True
+        return self._reusable
 
     def silent(self) -> bool:
         """Whether nothing came since the last answer: neither bytes nor the end."""
@@ -128,6 +106,84 @@ class Connection:
     def close(self) -> None:
         """At once, without a last word: no checkpoint may stand between an answer and its use."""
         self._socket.close()
+
+
+class _Answer:
+    """An answer, as far as it has come. httptools calls `on_…`."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = bytearray()
+        self.whole = False
+        self.another_may_follow = False
+        """Whether the connection is as it was before, and stays open."""
+        self._parser = HttpResponseParser(self)
+        # As small servers write them; a request of somebody else's cannot hide in an answer to us.
+        self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True)
+        self._head = True
+        """Whether its head is still to come, or an informational answer's (1xx) before it."""
+        self._to_the_end = False
+        """Whether its body ends with the connection."""
+        self._barren = 0
+        self._strange = False
+
+    def take(self, data: bytes) -> None:
+        """What came next; nothing is the end. Raises `HttpParserError` if that is no answer."""
+        had = len(self.body)
+        if not data:
+            if not self._to_the_end:
+                raise HttpParserError("The connection ended.")
+            self.whole = True
+            return
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade):
+            if not self.whole:
+                raise
+            self.another_may_follow = False  # what follows is something that nobody asked for
+        self._barren = 0 if len(self.body) > had else self._barren + len(data)
+        if self._strange or (self._barren > MOST_BARREN_BYTES and not self.whole):
+            raise HttpParserError("It is not HTTP/1.1, or has no end.")
+
+    def let_go(self) -> None:
+        """Nothing more is read of it. It and its parser hold each other until somebody collects."""
+        del self._parser
+
+    def on_message_begin(self) -> None:
+        """An answer begins."""
+        self.another_may_follow = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; after the body they are of no interest."""
+        if self._head:
+            self.headers[name.decode("latin-1").lower()] = value.decode("latin-1").rstrip(" \t")
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        if self.whole:
+            return
+        self.status = self._parser.get_status_code()
+        if self.status < HTTPStatus.OK:
+            self._strange = self._strange or self.status < HTTPStatus.CONTINUE
+            self.headers.clear()
+            return
+        self._head = False
+        coding = self.headers.get("transfer-encoding", "").lower()
+        self._strange = self._strange or coding not in {"", "chunked"}
+        sized = coding or "content-length" in self.headers
+        self._to_the_end = not sized and self.status not in BODILESS
+
+    def on_body(self, data: bytes) -> None:
+        """Some of the body."""
+        if not self.whole:
+            self.body += data
+
+    def on_message_complete(self) -> None:
+        """The answer is whole."""
+        if not self._head and not self.whole:
+            self.whole = True
+            self.another_may_follow = self._parser.should_keep_alive()
 
 
 class Pool:
@@ -177,6 +233,19 @@ class Pool:
             self._connections.pop().close()
 
 
+def request(method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
+    """A request as it is sent. Raises `ValueError` for what no line of it can carry."""
+    lines = [f"{method} {target} HTTP/1.1"]
+    fits = _TARGET.fullmatch(target) is not None
+    for name, value in headers:
+        lines.append(f"{name}: {value}")
+        fits = fits and _VALUE.fullmatch(value) is not None
+    if not fits:
+        message = "A request cannot hold that."  # which may be a secret
+        raise ValueError(message)
+    return "\r\n".join((*lines, "", "")).encode("latin-1") + body
+
+
 async def look_up(host: str, port: int, limiter: trio.CapacityLimiter) -> tuple[str, ...]:
     """A host's addresses in the system's order of preference. Raises `OSError` or UnicodeError.
 
@@ -217,11 +286,6 @@ async def encrypt(plain: trio.SocketStream, context: SSLContext, host: str) -> t
         plain.socket.close()
         raise
     return secure
-
-
-def _reply(head: h11.Response, body: bytearray) -> Reply:
-    headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
-    return Reply(head.status_code, headers, bytes(body))
 
 
 def cause(error: BaseException) -> str:

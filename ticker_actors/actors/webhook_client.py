@@ -16,10 +16,9 @@ from ssl import SSLContext, create_default_context
 from typing import Self
 
 import certifi
-import h11
 import trio
 
-from ticker_actors.http1 import Connection, Lost, Pool, cause, connect, encrypt, look_up
+from ticker_actors.http1 import Connection, Lost, Pool, cause, connect, encrypt, look_up, request
 from ticker_actors.model.addresses import allowed
 from ticker_actors.model.url import Url
 from ticker_actors.model.webhook_rules import Answer
@@ -92,31 +91,27 @@ class WebhookClient:
         """Send one request. Whatever goes wrong with it is in the answer."""
         try:
             to = Url.taken_apart(url, "http", "https")
-            request = _request(to, headers, body)
-        except (ValueError, h11.LocalProtocolError):
+            data = _request(to, headers, body)
+        except ValueError:
             return Answer(error=CANNOT_BE_SENT)
         deadline = trio.current_time() + self._deadline
         with trio.move_on_at(deadline):
             try:
-                return await self._exchange(to, request, body, deadline)
+                return await self._exchange(to, data, deadline)
             except _NOT_CONNECTED as error:
                 return Answer(error=_sentence(error))
         return Answer(error=f"There was no complete answer within {self._deadline:g} s.")
 
-    async def _exchange(
-        self, to: Url, request: h11.Request, body: bytes, deadline: float
-    ) -> Answer:
+    async def _exchange(self, to: Url, data: bytes, deadline: float) -> Answer:
         if (kept := self._kept(to)) is not None:
-            answer = await self._send(to, kept, request, body, deadline)
+            answer = await self._send(to, kept, data, deadline)
             if kept.answering:
                 return answer
-        return await self._send(to, await self._open(to), request, body, deadline)
+        return await self._send(to, await self._open(to), data, deadline)
 
-    async def _send(
-        self, to: Url, connection: Connection, request: h11.Request, body: bytes, deadline: float
-    ) -> Answer:
+    async def _send(self, to: Url, connection: Connection, data: bytes, deadline: float) -> Answer:
         try:
-            result = await connection.exchange(request, body, deadline, most_bytes=LONGEST_BODY)
+            result = await connection.exchange(data, deadline, most_bytes=LONGEST_BODY)
         except BaseException:  # cancelled or not, it is raised again
             connection.close()
             raise
@@ -186,18 +181,19 @@ class WebhookClient:
         raise ForbiddenAddressError(message)
 
 
-def _request(to: Url, headers: Mapping[str, str], body: bytes) -> h11.Request:
-    """Raises `h11.LocalProtocolError` or ValueError for what no header can carry."""
-    return h11.Request(
-        method="POST",
-        target=(to.path or "/") + (f"?{to.query}" if to.query else ""),
-        headers=[
+def _request(to: Url, headers: Mapping[str, str], body: bytes) -> bytes:
+    """Raises `ValueError` for what no header can carry."""
+    return request(
+        "POST",
+        (to.path or "/") + (f"?{to.query}" if to.query else ""),
+        (
             ("Host", to.authority),
             *headers.items(),
             ("Accept", "*/*"),
             ("Accept-Encoding", "identity"),
             ("Content-Length", str(len(body))),
-        ],
+        ),
+        body,
     )
 
 

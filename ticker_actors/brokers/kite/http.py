@@ -1,4 +1,4 @@
-"""One HTTP/1.1 client for one origin, on h11 and Trio's streams.
+"""One HTTP/1.1 client for one origin.
 
 It does one thing: send a request at most once, and say honestly what came of it. It never repeats,
 follows no redirect, and looks at no proxy, netrc or environment. A connection is used again only
@@ -11,7 +11,6 @@ from dataclasses import replace
 from ssl import SSLContext, create_default_context
 
 import certifi
-import h11
 import trio
 
 from ticker_actors.brokers.kite.root import Root
@@ -26,6 +25,7 @@ from ticker_actors.http1 import (
     connect,
     encrypt,
     look_up,
+    request,
 )
 from ticker_actors.model.outcomes import CALL_SECONDS
 
@@ -85,15 +85,15 @@ class HttpClient:
         Cancelling it works until the first byte is handed over; then it is shielded until its
         deadline, because the answer is worth more than the few seconds.
         """
+        host = ("Host", self._root.authority)
+        data = request(method, target, (host, *headers), body)
         await trio.lowlevel.checkpoint_if_cancelled()
         deadline = trio.current_time() + self._deadline
         connection = self._idle.take(idle) or await self._open(deadline)
         if isinstance(connection, Unsent):
             return connection
-        host = ("Host", self._root.authority)
-        request = h11.Request(method=method, target=target, headers=[host, *headers])
         with trio.CancelScope(shield=True):
-            result = await connection.exchange(request, body, deadline, most_bytes=MAX_BODY_BYTES)
+            result = await connection.exchange(data, deadline, most_bytes=MAX_BODY_BYTES)
         self._idle.keep(connection)
         return _plain(result)
 
