@@ -1232,6 +1232,50 @@ async def test_batch_succeeds_leg_by_leg(autojump_clock: MockClock) -> None:
     assert world.store.names()[-1] == "batch_status"
 
 
+async def test_first_leg_is_sent_by_the_transaction_of_its_batch(autojump_clock: MockClock) -> None:
+    """One commit stores the batch, its legs and the first one's send: nothing waits for another."""
+    world = World(broker=FakeBroker())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        await batch_answer(process, await batched(process, limit_order("A"), limit_order("B")))
+    first, *_ = [change for _, change in world.store.history if change.batches]
+    assert [task.phase for task in first.tasks] == [Phase.SENT, Phase.PLANNED]
+    assert [attempt.task_id for attempt in first.attempts] == [first.tasks[0].task_id]
+    assert len(world.broker.sent()) == 2
+
+
+async def test_no_leg_is_sent_before_the_gate_opens(autojump_clock: MockClock) -> None:
+    """A batch that comes before the first read of the book is only planned; then it goes out."""
+    world = World(broker=FakeBroker(latency=0.5))
+    async with world.process() as process:
+        batch_id = await batched(process, limit_order("A"), limit_order("B"))
+        assert not world.broker.sent()
+        answer = await batch_answer(process, batch_id)
+    first, *_ = [change for _, change in world.store.history if change.batches]
+    assert [task.phase for task in first.tasks] == [Phase.PLANNED, Phase.PLANNED]
+    assert answer["state"] == "succeeded"
+
+
+async def test_batch_of_a_used_key_uses_up_nothing(autojump_clock: MockClock) -> None:
+    """Of batches that turn out to be one, only that one's legs count against the limits."""
+    world = World(broker=FakeBroker(), limits=Limits(10, 0, 1000))
+    key = ClientKey("k", "hash")
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        before = process.lane.state().left_today
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(
+                    lambda: batched(process, limit_order("A"), limit_order("B"), key=key)
+                )
+        await trio.sleep(5)
+        assert before is not None
+        assert process.lane.state().left_today == before - 2
+        assert process.lane.ledger.taken_today(process.lane.now()) == 2
+        assert not process.lane.ledger.tasks
+    assert len(world.broker.sent()) == 2
+
+
 async def test_failed_leg_rolls_the_batch_back(autojump_clock: MockClock) -> None:
     """When a leg is rejected, the legs before it are cancelled, and those after never sent."""
     world = World(broker=RejectingBroker("C"))

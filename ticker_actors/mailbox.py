@@ -2,8 +2,8 @@
 
 An actor owns a `Mailbox` and reads it in `run`; others call typed methods on the actor, which
 `ask` (an answer is wanted) or `tell` (it is not). Both wait for room; `ask_nowait` and
-`tell_nowait` raise `Busy` instead; all raise `Stopped` once the actor takes no more. An answer goes
-back over a channel of its own of size 1, so answering never blocks the actor.
+`tell_nowait` raise `Busy` instead; all raise `Stopped` once the actor takes no more. An answer
+never blocks the actor.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -36,23 +36,35 @@ class Request(Generic[A]):
 
 
 class Reply(Generic[A]):
-    """The write end of one answer. Closing it unanswered tells the caller `Stopped`."""
+    """One answer to come. Closing it unanswered tells the caller `Stopped`.
 
-    __slots__ = ("_send",)
+    A channel for each answer would be the same, for thrice the time.
+    """
 
-    def __init__(self, send: trio.MemorySendChannel[A] | None) -> None:
-        self._send = send
+    __slots__ = ("_answer", "_answered", "_over")
+
+    _answer: A
+
+    def __init__(self) -> None:
+        self._answered = False
+        self._over = trio.Event()
 
     def __call__(self, answer: A) -> None:
-        """Answer. Never blocks; a caller that has left is no error."""
-        if self._send is not None:
-            with suppress(trio.BrokenResourceError):
-                self._send.send_nowait(answer)
+        """Answer. Never blocks; a caller that has left is no error. The first answer counts."""
+        if not self._over.is_set():
+            self._answer, self._answered = answer, True
+            self._over.set()
 
     def close(self) -> None:
         """No answer will come (any more)."""
-        if self._send is not None:
-            self._send.close()
+        self._over.set()
+
+    async def wait(self) -> A:
+        """The answer, once it is there. Raises `Stopped` when none will come."""
+        await self._over.wait()
+        if not self._answered:
+            raise Stopped
+        return self._answer
 
     def __enter__(self) -> Self:
         return self
@@ -78,25 +90,23 @@ class Mailbox(Generic[M]):
 
         Where there is room this is no checkpoint.
         """
-        await self._put(message, Reply(None))
+        await self._put(message, Reply())
 
     def tell_nowait(self, message: M) -> None:
         """Put without waiting."""
-        self._put_nowait(message, Reply(None))
+        self._put_nowait(message, Reply())
 
     async def ask(self, request: Request[A]) -> A:
         """Put a request, waiting for room, and wait for its answer."""
-        send, receive = trio.open_memory_channel[A](1)
-        with receive:
-            await self._put(request, Reply(send))  # type: ignore[arg-type]  # M is a union of requests
-            return await _answer(receive)
+        reply: Reply[A] = Reply()
+        await self._put(request, reply)  # type: ignore[arg-type]  # M is a union of requests
+        return await reply.wait()
 
     async def ask_nowait(self, request: Request[A]) -> A:
         """Put a request only if there is room, and wait for its answer."""
-        send, receive = trio.open_memory_channel[A](1)
-        with receive:
-            self._put_nowait(request, Reply(send))  # type: ignore[arg-type]  # as above
-            return await _answer(receive)
+        reply: Reply[A] = Reply()
+        self._put_nowait(request, reply)  # type: ignore[arg-type]  # as above
+        return await reply.wait()
 
     async def _put(self, message: M, reply: Reply[Any]) -> None:
         try:
@@ -142,13 +152,6 @@ class Mailbox(Generic[M]):
 
     def __repr__(self) -> str:
         return f"<Mailbox {len(self)}/{self.size}>"
-
-
-async def _answer(receive: trio.MemoryReceiveChannel[A]) -> A:
-    try:
-        return await receive.receive()
-    except trio.EndOfChannel:
-        raise Stopped from None
 
 
 class Actor(Protocol):

@@ -427,14 +427,15 @@ class ExecutorActor:
             progress_at=now.at,
         )
         draft = Draft(key=_key(request.key, "batch", batch_id, request.account_id))
-        lane.ledger.plan(draft, batch, legs)
+        batch, legs = lane.ledger.plan(draft, batch, legs, now)
         answer = await lane.commit_key(draft)
         if not isinstance(answer, Committed):
-            lane.ledger.drop_batch(legs)
+            lane.ledger.drop_batch(legs, now)
             return await self._batch_not_written(answer, request)
-        draft = Draft()
-        lane.ledger.adopt_batch(draft, batch, legs, lane.now())
-        await lane.carry_out(draft)
+        following = Draft()
+        lane.ledger.adopt_batch(following, batch, legs, lane.now())
+        lane.go_on(draft)
+        await lane.carry_out(following)
         return AcceptedBatch(batch_id, saga.answer(batch, [saga.Leg(leg) for leg in legs]))
 
     async def _denied(

@@ -189,6 +189,10 @@ class Lane:
         if not isinstance(answer, Committed):
             message = f"A change of account {self.account_id} was not stored: {answer}"
             raise RuntimeError(message)  # noqa: TRY004  # no wrong type: the database's no
+        self.go_on(draft)
+
+    def go_on(self, draft: Draft) -> None:
+        """Finish a durable draft, and make its calls beside whatever comes next."""
         for task in self.finish(draft):
             self._nursery.start_soon(self.call, task)
 

@@ -217,28 +217,41 @@ class Ledger:
         if not self.tasks[task.task_id].finished:
             self._schedule(self.tasks[task.task_id], now)
 
-    def plan(self, draft: Draft, batch: Batch, legs: Sequence[OrderTask]) -> None:
-        """A new batch: it and its legs in one transaction. Once durable, `adopt_batch` it."""
-        draft.batches[batch.batch_id] = batch
-        for leg in legs:
-            draft.tasks[leg.task_id] = leg
+    def plan(
+        self, draft: Draft, batch: Batch, legs: Sequence[OrderTask], now: Moment
+    ) -> tuple[Batch, list[OrderTask]]:
+        """A new batch for the draft: it, its legs, and the first one sent, as `submit` does it.
+
+        The ledger does not hold them yet: `adopt_batch` them once the transaction is durable.
+        """
+        planned = list(legs)
+        for leg in planned:
             self._arrive(leg)
             self.admission.let_pass(leg.task_id)
+        if self._may_advance() and self.admission.gate_open:
+            step = saga.step(batch, [Leg(leg) for leg in planned], now.at)
+            batch = step.batch
+            if step.queue is not None:
+                first = advance(planned[step.queue], _turn(planned[step.queue], now))
+                if not self._queue and self.admission.wait(first, now) <= 0:
+                    first = self._send(draft, first, now)
+                planned[step.queue] = first
+        draft.batches[batch.batch_id] = batch
+        draft.tasks.update((leg.task_id, leg) for leg in planned)
+        return batch, planned
 
-    def drop_batch(self, legs: Sequence[OrderTask]) -> None:
+    def drop_batch(self, legs: Sequence[OrderTask], came: Moment) -> None:
         """Forget a batch that was not written: its key was taken."""
         for leg in legs:
-            self._leave(leg)
-            self.admission.forget(leg.task_id)
+            self.drop(leg, came)
 
     def adopt_batch(
         self, draft: Draft, batch: Batch, legs: Sequence[OrderTask], now: Moment
     ) -> None:
-        """Hold a durable batch, and take its first step."""
+        """Hold a durable batch, and go on with it."""
         self.batches[batch.batch_id] = batch
         for leg in legs:
-            del self._arriving[leg.task_id]
-            self._hold(leg)
+            self.adopt(leg, now)
         draft.touched[batch.batch_id] = None
         self.advance(draft, now)
 
@@ -374,8 +387,8 @@ class Ledger:
 
     def advance(self, draft: Draft, now: Moment) -> None:
         """Let the batches that something happened to take their steps; send what may be sent."""
-        if self.admission.stopping or self._interrupted or self._unjudged:
-            return  # a new process goes on from here; or `resume` has not come to the end
+        if not self._may_advance():
+            return
         while draft.touched:
             name = next(iter(draft.touched))
             del draft.touched[name]
@@ -389,6 +402,10 @@ class Ledger:
                 self._admit(draft, task, now)
         while (place := self._next_place(now)) and self.admission.wait(place, now) <= 0:
             self._admit(draft, place, now)
+
+    def _may_advance(self) -> bool:
+        """Not while stopping: a new process goes on. Not before `resume` has come to its end."""
+        return not (self.admission.stopping or self._interrupted or self._unjudged)
 
     def must_not_send(self, task: OrderTask, now: Moment) -> str | None:
         """The last look before the first byte, after a commit that may have taken long."""
@@ -767,15 +784,19 @@ class Ledger:
         self._look_at(step.wake_at, batch.batch_id)
         if step.queue is not None:
             leg = self.tasks[batch.task_ids[step.queue]]
-            order = msgspec.convert(leg.params, PlaceOrder)
-            expires = now.at + timedelta(seconds=order.expiry_seconds())
-            self.change(draft, leg.task_id, Queued(now.at, expires), now)
+            self.change(draft, leg.task_id, _turn(leg, now), now)
         why = step.batch.cause or "It was late, and the batch went on without it."
         for number in step.abandon:
             self.change(draft, batch.task_ids[number], CancelAsked(now.at, why), now)
         if step.batch.finished and step.batch.answer is not None:
             answer: Mapping[str, Any] = step.batch.answer
             draft.endings.append(self.scribe.batch_status(self.account_id, dict(answer), now.at))
+
+
+def _turn(leg: OrderTask, now: Moment) -> Queued:
+    """A leg's turn has come: only now its time begins."""
+    order = msgspec.convert(leg.params, PlaceOrder)
+    return Queued(now.at, now.at + timedelta(seconds=order.expiry_seconds()))
 
 
 def _last_day(task: OrderTask, sent: date) -> date:
