@@ -7,9 +7,11 @@ proxy, netrc or environment. Whom to connect to, and which connection to use aga
 callers: the Kite adapter must never repeat a request, webhooks may.
 """
 
+import os
 import re
 import socket
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from ssl import SSLContext
@@ -80,7 +82,7 @@ class Connection:
         seconds = deadline - trio.current_time()
         with trio.move_on_at(deadline):
             try:
-                await self._stream.send_all(request)
+                await self._send(request)
                 while not answer.whole and len(answer.body) <= most_bytes:
                     data = bytes(await self._stream.receive_some(READ_BYTES))
                     self.answering = self.answering or bool(data)
@@ -94,6 +96,14 @@ class Connection:
             finally:
                 answer.let_go()
         return Lost(f"No whole answer came within {seconds:.1f} s.")
+
+    async def _send(self, data: bytes) -> None:
+        """Send it all; what the kernel takes at once waits for no turn of the scheduler."""
+        if isinstance(self._stream, trio.SocketStream):
+            with suppress(BlockingIOError):
+                data = data[os.write(self._socket.fileno(), data) :]
+        if data:
+            await self._stream.send_all(data)
 
     def reusable(self) -> bool:
         """Whether the last exchange ended cleanly. If so, the connection is ready for the next."""

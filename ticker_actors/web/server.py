@@ -246,8 +246,8 @@ class Connection(TCPServer):
     async def protocol_send(self, event: Event) -> None:
         """Do what the protocol asks: send, hang up, start or stop the idle clock."""
         if isinstance(event, RawData):
-            self.push(event.data)
-            await self._sent.wait()
+            if self.push(event.data):  # else it is not worth a turn of the scheduler
+                await self._sent.wait()
         elif isinstance(event, Updated):
             seconds = self.config.keep_alive_timeout if event.idle else math.inf
             self._idle_until = self._reading.deadline = trio.current_time() + seconds
