@@ -9,8 +9,8 @@ import random
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -40,7 +40,13 @@ from ticker_actors.model.changes import (
 from ticker_actors.model.events import Event
 from ticker_actors.model.ids import Chance
 from ticker_actors.model.limits import Limits
-from ticker_actors.model.orders import BrokerOrder, OrderChanges, OrderView, PlaceOrder
+from ticker_actors.model.orders import (
+    BrokerOrder,
+    OrderChanges,
+    OrderView,
+    PlaceOrder,
+    order_key,
+)
 from ticker_actors.model.outcomes import (
     Accepted,
     ChangeOutcome,
@@ -229,6 +235,14 @@ class Connection:
     async def order(self, account_id: str, order_id: str) -> OrderView | None:
         await self._pass(0.0005)
         return self.store.orders.get((account_id, order_id))
+
+    async def orders(self, account_id: str, day: date) -> list[OrderView]:
+        await self._pass(0.001)
+        return [
+            view
+            for (owner, _), view in self.store.orders.items()
+            if owner == account_id and view.trading_day == day
+        ]
 
     async def batch(self, batch_id: str) -> Batch | None:
         return await self._read(lambda: self.store.batches.get(batch_id))
@@ -535,11 +549,18 @@ def rate_limited(seconds: float | None) -> Refused:
 
 
 class Line(BarePortfolio):
-    """A process's way to its broker. A dead process sends nothing and hears nothing."""
+    """A process's way to its broker. A dead process sends nothing and hears nothing.
+
+    It counts repeated rows, as an adapter may; what it gave before is forgotten with its process.
+    """
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self.alive = True
+        self.counts = True
+        """Unset, it gives every row in every read, as an adapter may too."""
+        self._given: dict[str, BrokerOrder] = {}
+        """The terminal rows of the last book."""
 
     async def _hang_if_dead(self) -> None:
         if not self.alive:
@@ -559,7 +580,22 @@ class Line(BarePortfolio):
 
     async def orders(self) -> OrderBook | Unreadable:
         await self._hang_if_dead()
-        return await self.broker.orders()
+        book = await self.broker.orders()
+        if not self.counts or (isinstance(book, Unreadable) and not book.orders):
+            return book
+        before, self._given = (
+            self._given,
+            {row.order_id: row for row in book.orders if row.terminal},
+        )
+        repeated = {row for row in book.orders if before.get(row.order_id) == row}
+        return replace(
+            book,
+            orders=tuple(row for row in book.orders if row not in repeated),
+            repeated=frozenset(order_key(row.order_id) for row in repeated),
+        )
+
+    def forget_book(self) -> None:
+        self._given = {}
 
     async def positions(self) -> Positions | Unreadable:
         return await self.broker.positions()

@@ -33,8 +33,9 @@ from ticker_actors.model.orders import (
     OrderView,
     PlaceOrder,
     Source,
+    order_key,
 )
-from ticker_actors.model.outcomes import ChangeOutcome, Placed, PlaceOutcome, Trouble
+from ticker_actors.model.outcomes import ChangeOutcome, OrderBook, Placed, PlaceOutcome, Trouble
 from ticker_actors.model.risk import RiskLimits
 from ticker_actors.model.tasks import (
     AbsenceProved,
@@ -110,6 +111,8 @@ class Ledger:
     """Sends of modifications that are spent, by order: the broker takes only so many."""
     _taken: int = 0
     """Place tasks of today."""
+    _recount: bool = False
+    """Whether the last read counted as done an order that is open here."""
     _foreign: set[str] = field(default_factory=set)
     """Orders with our tag that no task of ours explains."""
     views: OrderViews = field(init=False)
@@ -126,6 +129,7 @@ class Ledger:
     def recover(self, found: Recovered, now: Moment) -> None:
         """Take over what a dead process left. `resume` goes on with it; then the gate may open."""
         self.epoch, self._day = found.epoch, trading_day(now.at)
+        self.views.day = self._day
         self.admission.stand(found.standing)
         self.views.excused = frozenset(found.standing.accepted)
         self._modifications = dict(found.modifications)
@@ -304,8 +308,6 @@ class Ledger:
 
     def sight(self, draft: Draft, row: BrokerOrder, source: Source, now: Moment) -> None:
         """A report of an order: merge it into the view, tell what changed, complete its task."""
-        if source == "book" and self.views.unchanged(row):
-            return
         tag = self.views.our_tag(row)
         owner = self.tasks.get(self._intents.get(tag.intent, "")) if tag else None
         seen = self.views.sight(row, source, owner, now)
@@ -322,27 +324,37 @@ class Ledger:
         if (task := self.tasks.get(view.task_id)) is not None and task.batch_id is not None:
             draft.touched[task.batch_id] = None
 
-    def read(self, draft: Draft, rows: Sequence[BrokerOrder], began: Moment, now: Moment) -> bool:
+    def read(self, draft: Draft, book: OrderBook, began: Moment, now: Moment) -> bool:
         """The whole book was read, and each row sighted. True when it holds every order it should.
 
         Only such a read is valid: it opens the gate, and counts as evidence of absence.
         """
-        day = trading_day(began.at)
-        present = {row.order_id for row in rows}
-        expected = self.views.expected(day, began.mono)
-        self.missing = tuple(order_id for order_id in expected if order_id not in present)
+        day, present = trading_day(began.at), book.present()
+        self.missing = self.views.missing(day, began.mono, present)
         valid = not self.missing and day == trading_day(now.at)
+        self._recount = self.views.contradicted(book.repeated)
         self.log_in(draft, now)
         if valid:
+            known = self.views.knows_any(day, began.mono)
             for task_id, watch in self._watches.items():
-                if watch.observe(began=began.mono, day=day, orders_known=bool(expected)):
+                if watch.observe(began=began.mono, day=day, orders_known=known):
                     self._absent.add(task_id)
                     self._look_at(now.at, task_id)
             if self.admission.note_read():
                 draft.touched.update(dict.fromkeys(self.batches))
+            self.views.release(self.tasks, self._goals, began.mono)
         self._ask_again(draft, None if valid else present, began, now)
         self.advance(draft, now)
         return valid
+
+    def wants_every_row(self, began: Moment) -> bool:
+        """Whether a read of the book must give every row, and count none as repeated.
+
+        So that an order is called absent only by reads in which each row was looked at; and when
+        the last one counted an order that is still open here.
+        """
+        watches = self._watches.values()
+        return self._recount or any(watch.wants(began.mono) for watch in watches)
 
     # Time
 
@@ -505,6 +517,7 @@ class Ledger:
 
     def forget(self, draft: Draft) -> None:
         """Let go of what a durable transaction finished: the store remembers it."""
+        self.views.written(draft.orders)
         for task in draft.tasks.values():
             if self.tasks.get(task.task_id) is task:
                 self._unwritten.discard(task.task_id)
@@ -700,11 +713,12 @@ class Ledger:
                 modifying = True
 
     def _ask_again(
-        self, draft: Draft, shown: AbstractSet[str] | None, began: Moment, now: Moment
+        self, draft: Draft, shown: AbstractSet[int] | None, began: Moment, now: Moment
     ) -> None:
         """Cancels and modifies that a read, begun after their answer, shows undone go out again.
 
-        `shown`: the only orders of which the read says anything; None when it is a valid one.
+        `shown`: the keys of the only orders of which the read says anything; None when it is a
+        valid one.
         """
         for task_id in [name for queue in self._goals.values() for name in queue]:
             task = self.tasks[task_id]
@@ -712,7 +726,7 @@ class Ledger:
                 task.phase is Phase.RESOLVING
                 and task.updated_at < began.at
                 and (task.next_attempt_at is None or task.next_attempt_at <= now.at)
-                and (shown is None or task.order_id in shown)
+                and (shown is None or order_key(task.order_id or "") in shown)
             ):
                 self.change(draft, task_id, GoalOpen(now.at), now)
 

@@ -119,6 +119,9 @@ class PaperBroker:
         """The whole order book of the day."""
         return OrderBook(await self._do(self._book.rows))
 
+    def forget_book(self) -> None:
+        """Every read gives every row: they are structs here, and kept in any case."""
+
     async def positions(self) -> Positions:
         """What is held, at this second's prices. The paper exchange keeps no day's part."""
         return await self._do(self._positions)

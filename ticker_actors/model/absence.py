@@ -32,6 +32,10 @@ class AbsenceWatch:
     """Seconds that an unknown order may take to appear (`ABSENCE_HORIZON_SECONDS`)."""
     _reads: list[float] = field(default_factory=list)
 
+    def wants(self, began: float) -> bool:
+        """Whether a read begun then may count."""
+        return began >= self.since + self.horizon and self._apart(began)
+
     def observe(self, *, began: float, day: date, orders_known: bool) -> bool:
         """Take in one valid read that did not show it; True when its absence is proved.
 
@@ -43,7 +47,10 @@ class AbsenceWatch:
             (1, READS) if orders_known else (HORIZONS_OF_EMPTY_BOOK, READS_OF_EMPTY_BOOK)
         )
         earliest = self.since + self.horizon * factor
-        if began < earliest or (self._reads and began < self._reads[-1] + self.horizon * SPACING):
+        if began < earliest or not self._apart(began):
             return False
         self._reads.append(began)
         return sum(read >= earliest for read in self._reads) >= needed
+
+    def _apart(self, began: float) -> bool:
+        return not self._reads or began >= self._reads[-1] + self.horizon * SPACING
