@@ -99,6 +99,8 @@ class Plan:
     """Seconds by which an order may appear late."""
     overnight: bool
     batches: bool
+    counts: bool
+    """Whether the adapter only counts the rows that repeat."""
     blind_at: float
     """Seconds after which the book is empty for `BLIND` seconds; infinity when it never is."""
 
@@ -107,6 +109,7 @@ def plan(seed: int) -> Plan:
     """Every second seed has batches, some have very late orders, a midnight, an empty book."""
     return Plan(
         seed=seed,
+        counts=seed % 3 != 0,
         blind_at=random.Random(seed).uniform(1, 20) if seed % 8 == 4 else math.inf,
         late_max=200.0 if seed % 4 == 3 else 97.0,
         overnight=seed % 8 in {5, 6},
@@ -429,6 +432,7 @@ class Simulation:
             await self.process.ended.wait()
             await trio.sleep(self.rng.uniform(0.1, 2))
         self.process = Process(self.world)
+        self.process.line.counts = self.plan.counts
         nursery.start_soon(self.process.run)
         nursery.start_soon(self._stream, self.process)
 
