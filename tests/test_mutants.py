@@ -50,8 +50,8 @@ def running_is_queued_again(patch: pytest.MonkeyPatch) -> None:
 def absent_after_one_read(patch: pytest.MonkeyPatch) -> None:
     """One read of the book that does not show the order is taken for proof."""
 
-    def believe(self: AbsenceWatch, *, began: float, day: date, orders_known: bool) -> bool:
-        del self, began, day, orders_known
+    def believe(self: AbsenceWatch, **read: object) -> bool:
+        del self, read
         return True
 
     patch.setattr(AbsenceWatch, "observe", believe)

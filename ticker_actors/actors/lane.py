@@ -423,7 +423,7 @@ class Lane:
 
     async def _read(self) -> None:
         began = self.now()
-        if self.ledger.wants_every_row(began):
+        if self.ledger.recount(began):
             self._broker.forget_book()
         with self._until_stopped():
             book = await self._broker.orders()

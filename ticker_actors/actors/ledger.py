@@ -5,6 +5,7 @@ the draft of one transaction and writes down what it changed. The lane commits t
 """
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -62,6 +63,8 @@ from ticker_actors.model.tasks import (
 MOST_AT_ONCE = 200
 """Tasks that one transaction ends or makes unknown: a hundred thousand may expire at one instant,
 or be left behind by a dead process, and new orders must find their place in between."""
+RECOUNT_SECONDS = 30.0
+"""Between two reads of the book that must give every row."""
 MOST_NAMED = 10
 """Order ids in one message."""
 AMO_DAYS = 4
@@ -111,8 +114,10 @@ class Ledger:
     """Sends of modifications that are spent, by order: the broker takes only so many."""
     _taken: int = 0
     """Place tasks of today."""
-    _recount: bool = False
+    _contradicted: bool = False
     """Whether the last read counted as done an order that is open here."""
+    _recounted: float = -math.inf
+    """Process seconds of the last read that was to give every row."""
     _foreign: set[str] = field(default_factory=set)
     """Orders with our tag that no task of ours explains."""
     views: OrderViews = field(init=False)
@@ -332,12 +337,12 @@ class Ledger:
         day, present = trading_day(began.at), book.present()
         self.missing = self.views.missing(day, began.mono, present)
         valid = not self.missing and day == trading_day(now.at)
-        self._recount = self.views.contradicted(book.repeated)
+        self._contradicted = self.views.contradicted(book.repeated)
         self.log_in(draft, now)
         if valid:
-            known = self.views.knows_any(day, began.mono)
+            known, whole = self.views.knows_any(day, began.mono), not book.repeated
             for task_id, watch in self._watches.items():
-                if watch.observe(began=began.mono, day=day, orders_known=known):
+                if watch.observe(began=began.mono, day=day, orders_known=known, whole=whole):
                     self._absent.add(task_id)
                     self._look_at(now.at, task_id)
             if self.admission.note_read():
@@ -347,14 +352,22 @@ class Ledger:
         self.advance(draft, now)
         return valid
 
-    def wants_every_row(self, began: Moment) -> bool:
-        """Whether a read of the book must give every row, and count none as repeated.
+    def recount(self, began: Moment) -> bool:
+        """Whether the read of the book that begins now must give every row, and count none.
 
-        So that an order is called absent only by reads in which each row was looked at; and when
-        the last one counted an order that is still open here.
+        So that no order is called absent without a look at each row; and after one that counted as
+        done what is open here. Not every time: thousands of rows take a third of a second.
         """
+        if began.mono < self._recounted + RECOUNT_SECONDS:
+            return False
+        known = self.views.knows_any(trading_day(began.at), began.mono)
         watches = self._watches.values()
-        return self._recount or any(watch.wants(began.mono) for watch in watches)
+        if not self._contradicted and not any(
+            watch.wants(began.mono, orders_known=known) for watch in watches
+        ):
+            return False
+        self._recounted = began.mono
+        return True
 
     # Time
 
