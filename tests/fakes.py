@@ -22,6 +22,7 @@ from ticker_actors.actors.lane import Lane
 from ticker_actors.actors.persistence import PersistenceActor, Wakeup
 from ticker_actors.actors.ports import Broker, Trading
 from ticker_actors.actors.stream_hub import StreamHub
+from ticker_actors.brokers.repeated import RepeatedRows
 from ticker_actors.metrics import Metrics
 from ticker_actors.model import tags
 from ticker_actors.model.accounts import Standing
@@ -45,7 +46,6 @@ from ticker_actors.model.orders import (
     OrderChanges,
     OrderView,
     PlaceOrder,
-    order_key,
 )
 from ticker_actors.model.outcomes import (
     Accepted,
@@ -559,8 +559,7 @@ class Line(BarePortfolio):
         self.alive = True
         self.counts = True
         """Unset, it gives every row in every read, as an adapter may too."""
-        self._given: dict[str, BrokerOrder] = {}
-        """The terminal rows of the last book."""
+        self._repeated = RepeatedRows()
 
     async def _hang_if_dead(self) -> None:
         if not self.alive:
@@ -583,19 +582,11 @@ class Line(BarePortfolio):
         book = await self.broker.orders()
         if not self.counts or (isinstance(book, Unreadable) and not book.orders):
             return book
-        before, self._given = (
-            self._given,
-            {row.order_id: row for row in book.orders if row.terminal},
-        )
-        repeated = {row for row in book.orders if before.get(row.order_id) == row}
-        return replace(
-            book,
-            orders=tuple(row for row in book.orders if row not in repeated),
-            repeated=frozenset(order_key(row.order_id) for row in repeated),
-        )
+        counted = self._repeated.book(book.orders)
+        return replace(book, orders=counted.orders, repeated=counted.repeated)
 
     def forget_book(self) -> None:
-        self._given = {}
+        self._repeated.forget()
 
     async def positions(self) -> Positions | Unreadable:
         return await self.broker.positions()
