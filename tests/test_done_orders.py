@@ -17,6 +17,7 @@ from tests.asking import batched, cancelled, finished, modified, submit
 from tests.fakes import (
     ACCOUNT,
     MORNING,
+    NO_LIMITS,
     Connection,
     FakeBroker,
     Process,
@@ -27,11 +28,14 @@ from tests.fakes import (
     limit_order,
 )
 from ticker_actors.actors.done_orders import DoneOrders, mark
+from ticker_actors.actors.draft import Draft
 from ticker_actors.actors.lane import IDLE_READ, MISMATCH_SECONDS, ONE_BY_ONE
+from ticker_actors.actors.ledger import Ledger
 from ticker_actors.actors.order_view import KNOWN_SECONDS, OrderViews
 from ticker_actors.actors.requests import Accepted, Denied, NotFound
 from ticker_actors.model.accounts import AccountState
 from ticker_actors.model.calendar import Moment
+from ticker_actors.model.changes import Recovered
 from ticker_actors.model.orders import (
     BrokerOrder,
     OrderChanges,
@@ -605,6 +609,28 @@ async def test_a_new_day_begins_with_nothing(
         assert told(world, order_id)[-1][0] == "order_cancelled"
         assert asked == {"order": 1}
         assert not held(process)
+
+
+def test_the_first_read_of_a_day_gives_every_row() -> None:
+    """Midnight may have come between a row and the look at it, and taken the order away."""
+    ledger = Ledger(ACCOUNT, "ABC", 120.0, NO_LIMITS, lambda _: 0)
+    ledger.recover(
+        Recovered(
+            account_id=ACCOUNT,
+            epoch=1,
+            head_sequence=0,
+            tasks=(),
+            batches=(),
+            orders=(),
+            attempts=(),
+        ),
+        Moment(MORNING, 0),
+    )
+    assert not ledger.recount(Moment(MORNING, 60))
+    tomorrow = Moment(MORNING + timedelta(days=1), 86_400)
+    ledger.turn(Draft(), tomorrow)
+    assert ledger.recount(tomorrow)
+    assert not ledger.recount(Moment(tomorrow.at, tomorrow.mono + 60))
 
 
 async def test_a_start_after_midnight_takes_yesterdays_book_in_once(

@@ -114,8 +114,8 @@ class Ledger:
     """Sends of modifications that are spent, by order: the broker takes only so many."""
     _taken: int = 0
     """Place tasks of today."""
-    _contradicted: bool = False
-    """Whether the last read counted as done an order that is open here."""
+    _recount: bool = False
+    """Whether a row may have been given, and not been understood."""
     _recounted: float = -math.inf
     """Process seconds of the last read that was to give every row."""
     _foreign: set[str] = field(default_factory=set)
@@ -337,7 +337,8 @@ class Ledger:
         day, present = trading_day(began.at), book.present()
         self.missing = self.views.missing(day, began.mono, present)
         valid = not self.missing and day == trading_day(now.at)
-        self._contradicted = self.views.contradicted(book.repeated)
+        if self.views.contradicted(book.repeated):
+            self._recount = True
         self.log_in(draft, now)
         if valid:
             known, whole = self.views.knows_any(day, began.mono), not book.repeated
@@ -355,19 +356,18 @@ class Ledger:
     def recount(self, began: Moment) -> bool:
         """Whether the read of the book that begins now must give every row, and count none.
 
-        So that no order is called absent without a look at each row; and after one that counted as
-        done what is open here. Not every time: thousands of rows take a third of a second.
+        So that no order is called absent without a look at each row; after one that counted as done
+        what is open here; and on a new day, whose begin may have come between a row and the look
+        at it. Not every time: thousands of rows take a third of a second.
         """
         if began.mono < self._recounted + RECOUNT_SECONDS:
             return False
         known = self.views.knows_any(trading_day(began.at), began.mono)
         watches = self._watches.values()
-        if not self._contradicted and not any(
-            watch.wants(began.mono, orders_known=known) for watch in watches
-        ):
-            return False
-        self._recounted = began.mono
-        return True
+        if self._recount or any(watch.wants(began.mono, orders_known=known) for watch in watches):
+            self._recount, self._recounted = False, began.mono
+            return True
+        return False
 
     # Time
 
@@ -384,6 +384,7 @@ class Ledger:
             self._modifications.clear()
             self._taken = 0
             self.views.roll(self._day, self.tasks)
+            self._recount = True
             draft.touched.update(dict.fromkeys(self.batches))
         self.advance(draft, now)
 
