@@ -74,8 +74,7 @@ class BookReader:
     ) -> OrderBook:
         """The book, its new rows given by their place; and remember it, but for bad ones."""
         before, self._open = self._open, {}
-        self._done, self._keys = array("q"), array("Q")
-        orders, repeated = [], set()
+        orders, repeated, ends, keys = [], set(), [], []
         for place, digest in enumerate(digests):
             key = done.get(digest)
             if key is not None:
@@ -87,8 +86,9 @@ class BookReader:
                 else:
                     self._open[digest] = row
             if key is not None:
-                self._done.append(digest)
-                self._keys.append(key)
+                ends.append(digest)
+                keys.append(key)
+        self._done, self._keys = array("q", ends), array("Q", keys)
         return OrderBook(tuple(orders), frozenset(repeated))
 
 
