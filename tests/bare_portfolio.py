@@ -5,7 +5,10 @@ from ticker_actors.model.portfolio import Holding, Margins, Positions
 
 
 class BarePortfolio:
-    """The part of a broker that orders do not need: it knows of nothing."""
+    """The part of a broker that orders do not need: it knows of nothing, and remembers no book."""
+
+    def forget_book(self) -> None:
+        """Most fakes give every row in every read."""
 
     async def positions(self) -> Positions | Unreadable:
         return Positions(net=(), day=())

@@ -9,8 +9,8 @@ import random
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -22,6 +22,7 @@ from ticker_actors.actors.lane import Lane
 from ticker_actors.actors.persistence import PersistenceActor, Wakeup
 from ticker_actors.actors.ports import Broker, Trading
 from ticker_actors.actors.stream_hub import StreamHub
+from ticker_actors.brokers.repeated import RepeatedRows
 from ticker_actors.metrics import Metrics
 from ticker_actors.model import tags
 from ticker_actors.model.accounts import Standing
@@ -40,7 +41,12 @@ from ticker_actors.model.changes import (
 from ticker_actors.model.events import Event
 from ticker_actors.model.ids import Chance
 from ticker_actors.model.limits import Limits
-from ticker_actors.model.orders import BrokerOrder, OrderChanges, OrderView, PlaceOrder
+from ticker_actors.model.orders import (
+    BrokerOrder,
+    OrderChanges,
+    OrderView,
+    PlaceOrder,
+)
 from ticker_actors.model.outcomes import (
     Accepted,
     ChangeOutcome,
@@ -229,6 +235,14 @@ class Connection:
     async def order(self, account_id: str, order_id: str) -> OrderView | None:
         await self._pass(0.0005)
         return self.store.orders.get((account_id, order_id))
+
+    async def orders(self, account_id: str, day: date) -> list[OrderView]:
+        await self._pass(0.001)
+        return [
+            view
+            for (owner, _), view in self.store.orders.items()
+            if owner == account_id and view.trading_day == day
+        ]
 
     async def batch(self, batch_id: str) -> Batch | None:
         return await self._read(lambda: self.store.batches.get(batch_id))
@@ -535,11 +549,17 @@ def rate_limited(seconds: float | None) -> Refused:
 
 
 class Line(BarePortfolio):
-    """A process's way to its broker. A dead process sends nothing and hears nothing."""
+    """A process's way to its broker. A dead process sends nothing and hears nothing.
+
+    It counts repeated rows, as an adapter may; what it gave before is forgotten with its process.
+    """
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self.alive = True
+        self.counts = True
+        """Unset, it gives every row in every read, as an adapter may too."""
+        self._repeated = RepeatedRows()
 
     async def _hang_if_dead(self) -> None:
         if not self.alive:
@@ -559,7 +579,14 @@ class Line(BarePortfolio):
 
     async def orders(self) -> OrderBook | Unreadable:
         await self._hang_if_dead()
-        return await self.broker.orders()
+        book = await self.broker.orders()
+        if not self.counts or (isinstance(book, Unreadable) and not book.orders):
+            return book
+        counted = self._repeated.book(book.orders)
+        return replace(book, orders=counted.orders, repeated=counted.repeated)
+
+    def forget_book(self) -> None:
+        self._repeated.forget()
 
     async def positions(self) -> Positions | Unreadable:
         return await self.broker.positions()

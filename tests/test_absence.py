@@ -16,10 +16,14 @@ def watch() -> AbsenceWatch:
 
 
 def observe(
-    over: AbsenceWatch, *began: float, day: date = DAY, orders_known: bool = True
+    over: AbsenceWatch,
+    *began: float,
+    day: date = DAY,
+    orders_known: bool = True,
+    whole: bool = True,
 ) -> list[bool]:
     """What each read without the order proves."""
-    return [over.observe(began=at, day=day, orders_known=orders_known) for at in began]
+    return [over.observe(began=at, day=day, orders_known=orders_known, whole=whole) for at in began]
 
 
 def test_three_reads_after_the_horizon_prove_it() -> None:
@@ -59,15 +63,47 @@ def test_a_book_that_empties_takes_its_evidence_with_it() -> None:
     assert observe(over, 1625.0, orders_known=False) == [True]
 
 
-@given(st.lists(st.tuples(st.floats(0, 900), st.booleans(), st.booleans())))
-def test_absence_is_never_proved_on_less(reads: list[tuple[float, bool, bool]]) -> None:
-    """Three reads of the day, apart, all begun after the horizon, whatever else was read."""
-    over, good = watch(), list[float]()
-    for after, today, known in sorted(reads):
+def test_one_read_must_give_every_row() -> None:
+    """Reads that only counted the rows that repeat are no proof by themselves, however many."""
+    over = watch()
+    assert over.wants(1120.0, orders_known=True)
+    assert not any(observe(over, 1120.0, 1125.0, 1130.0, 1200.0, whole=False))
+    assert over.wants(1205.0, orders_known=True)
+    assert observe(over, 1205.0) == [True]
+
+
+def test_a_whole_read_is_wanted_once_the_horizon_has_passed() -> None:
+    """Before it would prove nothing, and one is enough."""
+    over = watch()
+    observe(over, 1110.0)
+    assert not over.wants(1119.9, orders_known=True)
+    assert over.wants(1120.0, orders_known=True)
+    observe(over, 1120.0)
+    assert not over.wants(1125.0, orders_known=True)
+    assert observe(over, 1125.0, 1130.0, whole=False) == [False, True]
+
+
+def test_a_whole_read_beside_known_orders_is_none_for_an_empty_book() -> None:
+    """As all evidence, it must have begun after five horizons."""
+    over = watch()
+    observe(over, 1120.0)
+    late = (1600.0, 1605.0, 1610.0, 1615.0, 1620.0)
+    assert not any(observe(over, *late, orders_known=False, whole=False))
+    assert over.wants(1625.0, orders_known=False)
+    assert observe(over, 1625.0, orders_known=False) == [True]
+
+
+@given(st.lists(st.tuples(st.floats(0, 900), st.booleans(), st.booleans(), st.booleans())))
+def test_absence_is_never_proved_on_less(reads: list[tuple[float, bool, bool, bool]]) -> None:
+    """Three reads of the day, apart, all begun after the horizon, one of them whole."""
+    over, good, every = watch(), list[float](), -1.0
+    for after, today, known, whole in sorted(reads):
         day = DAY if today else DAY + timedelta(days=1)
         if today and after >= 120.0 and (not good or after >= good[-1] + 5.0 - 1e-9):
             good.append(after)
-        if over.observe(began=1000.0 + after, day=day, orders_known=known):
+        every = after if today and whole else every
+        if over.observe(began=1000.0 + after, day=day, orders_known=known, whole=whole):
             assert today
+            assert every >= (120.0 if known else 600.0)
             assert len(good) >= (3 if known else 5)
             assert after >= (130.0 if known else 620.0)

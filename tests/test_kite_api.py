@@ -116,7 +116,8 @@ async def test_a_modify_call_knows_the_order_it_placed() -> None:
 
 async def test_a_modify_call_knows_the_orders_of_the_book() -> None:
     """So does one that was read from the book after a restart; a LIMIT order carries none."""
-    async with kite(said(kite_texts.ORDERS), said(kite_texts.PLACED)) as (broker, receiver):
+    rows = kite_texts.ORDERS.replace(b"COMPLETE", b"OPEN").replace(b"REJECTED", b"OPEN")
+    async with kite(said(rows), said(kite_texts.PLACED)) as (broker, receiver):
         assert isinstance(await broker.orders(), OrderBook)
         await broker.modify("1953341975595868160", "regular", OrderChanges(quantity=2))
         assert form(receiver)["market_protection"] == "-1"
@@ -203,6 +204,26 @@ async def test_only_reads_take_a_connection_that_was_idle_for_long() -> None:
     await broker.orders()
     await broker.profile()
     assert NotesIdle.noted == {("POST", 2.0), ("PUT", 2.0), ("DELETE", 2.0), ("GET", 20.0)}
+
+
+async def test_types_of_done_orders_are_not_kept() -> None:
+    """Nobody modifies them, and a day has thousands."""
+    async with kite(said(kite_texts.PLACED), said(kite_texts.ORDERS)) as (broker, _):
+        await broker.place(STOP, TAG)
+        assert broker._order_types == {"1953341975595868160": "SL-M"}
+        await broker.orders()
+        assert not broker._order_types
+
+
+async def test_forgetting_the_book_lets_every_row_be_given_again() -> None:
+    """Rows that are terminal are given once, then counted until they are forgotten."""
+    async with kite(said(kite_texts.ORDERS)) as (broker, _):
+        first = await broker.orders()
+        assert isinstance(first, OrderBook)
+        second = await broker.orders()
+        assert second == OrderBook((), first.present())
+        broker.forget_book()
+        assert await broker.orders() == first
 
 
 async def test_an_order_that_the_book_does_not_show_yet_is_still_known() -> None:

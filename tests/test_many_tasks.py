@@ -12,6 +12,7 @@ from ticker_actors.model.calendar import Moment, trading_day
 from ticker_actors.model.changes import Recovered
 from ticker_actors.model.limits import Limits
 from ticker_actors.model.orders import BrokerOrder, OrderView
+from ticker_actors.model.outcomes import OrderBook
 from ticker_actors.model.tasks import OrderTask, Phase, Reason, Seen, Sent, advance, create
 
 NOON = datetime(2025, 11, 24, 6, 30, tzinfo=UTC)
@@ -200,7 +201,7 @@ def test_all_that_one_read_proves_absent_die_in_pieces() -> None:
     far = 5 * HORIZON  # no order of the day is known
     for number in range(5):
         began = at(far + 10 * number)
-        assert ledger.read(Draft(), (), began, began)
+        assert ledger.read(Draft(), OrderBook(()), began, began)
     drafts = turns(ledger, at(far + 50))
     assert [size for size in sizes(drafts) if size] == PIECES
     reasons = {task.reason for draft in drafts for task in draft.tasks.values()}
@@ -214,7 +215,7 @@ def test_an_order_that_appears_after_the_proof_is_not_called_absent() -> None:
     far = 5 * HORIZON
     for number in range(5):
         began = at(far + 10 * number)
-        ledger.read(Draft(), (), began, began)
+        ledger.read(Draft(), OrderBook(()), began, began)
     draft, seen = Draft(), Seen(at(far + 45).at, "1", "feed", 0)
     ledger.change(draft, "task_0", seen, at(far + 45))
     assert not any(sizes(turns(ledger, at(far + 50))))

@@ -1,6 +1,6 @@
 """The simulation has teeth: each of these planted bugs breaks a promise, and is caught."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -12,10 +12,11 @@ from tests.simulation import plan, simulate
 from ticker_actors.actors.draft import Draft
 from ticker_actors.actors.lane import Lane
 from ticker_actors.actors.ledger import Ledger
+from ticker_actors.actors.order_view import OrderViews
 from ticker_actors.model import tasks
 from ticker_actors.model.absence import AbsenceWatch
-from ticker_actors.model.calendar import Moment
-from ticker_actors.model.orders import BrokerOrder
+from ticker_actors.model.orders import order_key
+from ticker_actors.model.outcomes import OrderBook
 from ticker_actors.model.tasks import CancelAsked, Interrupted, OrderTask, Phase, Sent
 
 SEEDS = 80
@@ -49,8 +50,8 @@ def running_is_queued_again(patch: pytest.MonkeyPatch) -> None:
 def absent_after_one_read(patch: pytest.MonkeyPatch) -> None:
     """One read of the book that does not show the order is taken for proof."""
 
-    def believe(self: AbsenceWatch, *, began: float, day: date, orders_known: bool) -> bool:
-        del self, began, day, orders_known
+    def believe(self: AbsenceWatch, **read: object) -> bool:
+        del self, read
         return True
 
     patch.setattr(AbsenceWatch, "observe", believe)
@@ -58,17 +59,12 @@ def absent_after_one_read(patch: pytest.MonkeyPatch) -> None:
 
 def any_book_is_valid(patch: pytest.MonkeyPatch) -> None:
     """Nobody looks whether the book has the orders that it must have."""
-    read = Ledger.read
 
-    def trust(
-        self: Ledger, draft: Draft, rows: Sequence[BrokerOrder], began: Moment, now: Moment
-    ) -> bool:
-        shown = {row.order_id for row in rows}
-        known = [view.order for view in self.views._views.values()]
-        rows = (*rows, *(order for order in known if order.order_id not in shown))
-        return read(self, draft, rows, began, now)
+    def nothing(self: OrderViews, day: date, began: float, present: object) -> tuple[str, ...]:
+        del self, day, began, present
+        return ()
 
-    patch.setattr(Ledger, "read", trust)
+    patch.setattr(OrderViews, "missing", nothing)
 
 
 def unknown_is_retried(patch: pytest.MonkeyPatch) -> None:
@@ -107,6 +103,20 @@ def tag_is_not_stored(patch: pytest.MonkeyPatch) -> None:
         patch.setitem(rules(Sent), phase, forget)
 
 
+def counted_rows_are_not_there(patch: pytest.MonkeyPatch) -> None:
+    """Of a book, only the rows that it gives whole are present."""
+
+    def given(self: OrderBook) -> frozenset[int]:
+        return frozenset(order_key(row.order_id) for row in self.orders)
+
+    patch.setattr(OrderBook, "present", given)
+
+
+def done_orders_stay_as_they_were(patch: pytest.MonkeyPatch) -> None:
+    """An order that was let go is not taken back when its row has changed."""
+    patch.setattr(OrderViews, "wanted", lambda *_: [])
+
+
 def rules(event: type) -> dict[Phase, Callable[[OrderTask, Any], OrderTask]]:
     """The row of the transition table, to be changed."""
     found = tasks._TABLE[event]
@@ -125,6 +135,8 @@ def rules(event: type) -> dict[Phase, Callable[[OrderTask, Any], OrderTask]]:
         (late_order_is_ignored, "3, 4: "),
         (cancel_request_is_forgotten, "13: "),
         (tag_is_not_stored, "call: "),
+        (counted_rows_are_not_there, "15: "),
+        (done_orders_stay_as_they_were, "view: "),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -24,7 +24,13 @@ from ticker_actors.brokers import paper
 from ticker_actors.brokers.paper import PaperBroker, open_paper
 from ticker_actors.exchange.book import LIQUIDITY, Unsaved
 from ticker_actors.exchange.file import PaperFile, PaperFileInUse
-from ticker_actors.model.orders import BrokerOrder, OrderChanges, OrderType, PlaceOrder
+from ticker_actors.model.orders import (
+    BrokerOrder,
+    OrderChanges,
+    OrderType,
+    PlaceOrder,
+    order_key,
+)
 from ticker_actors.model.outcomes import Accepted, FeedBack, FeedItem, FeedLost, Placed, Refused
 
 pytestmark = pytest.mark.trio
@@ -96,9 +102,24 @@ async def placed(broker: Broker, what: PlaceOrder, tag: str = "TAG") -> str:
 
 async def book(broker: Broker) -> list[tuple[str, str, int]]:
     """Tag, status and fill of every row."""
+    broker.forget_book()
     rows = await broker.orders()
     assert not hasattr(rows, "message")
     return [(row.tag or "", row.status, row.filled_quantity) for row in rows.orders]
+
+
+async def test_rows_at_their_end_are_given_once(path: Path, clock: HandClock) -> None:
+    """Then they are counted, until they are forgotten; open ones are given in every read."""
+    async with opened(path, clock) as broker:
+        done = await placed(broker, order(order_type="MARKET"))
+        resting = await placed(broker, order(price=0.05))
+        first, second = await broker.orders(), await broker.orders()
+        assert [row.order_id for row in first.orders] == [done, resting]
+        assert [row.order_id for row in second.orders] == [resting]
+        assert second.repeated == {order_key(done)}
+        assert second.present() == first.present()
+        broker.forget_book()
+        assert await broker.orders() == first
 
 
 async def take(updates: AsyncIterable[FeedItem], count: int) -> list[object]:

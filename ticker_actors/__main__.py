@@ -11,7 +11,7 @@ from functools import partial
 import structlog
 import trio
 
-from ticker_actors import log
+from ticker_actors import heap, log
 from ticker_actors.account_settings import AccountSettings
 from ticker_actors.exchange.file import PaperFileUnusable
 from ticker_actors.login import LoginError, caught, login
@@ -136,6 +136,7 @@ def _run(command: Command, settings: Settings) -> int:
 
 
 async def _serve(settings: Settings) -> None:
+    heap.give_back_big_pieces()
     async with trio.open_nursery() as nursery:
         accounts = load_accounts(settings, os.environ)
         address: Address = await nursery.start(partial(serve, settings, accounts))

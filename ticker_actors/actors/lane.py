@@ -9,7 +9,7 @@ and `_keep_reading` reads the order book until it shows the order or proves that
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,11 +28,17 @@ from ticker_actors.mailbox import Reply
 from ticker_actors.metrics import Metrics
 from ticker_actors.model import batches as saga
 from ticker_actors.model.accounts import AccountState, Standing
-from ticker_actors.model.calendar import Moment
+from ticker_actors.model.calendar import Moment, trading_day
 from ticker_actors.model.changes import Committed, KeyTaken, Recovered
 from ticker_actors.model.ids import Chance
 from ticker_actors.model.limits import Limits
-from ticker_actors.model.orders import BrokerOrder, OrderChanges, PlaceOrder
+from ticker_actors.model.orders import (
+    BrokerOrder,
+    OrderChanges,
+    OrderView,
+    PlaceOrder,
+    order_key,
+)
 from ticker_actors.model.outcomes import (
     CALL_SECONDS,
     ChangeOutcome,
@@ -40,6 +46,7 @@ from ticker_actors.model.outcomes import (
     FeedItem,
     FeedLost,
     NotSent,
+    OrderBook,
     PlaceOutcome,
     Refused,
     Unreadable,
@@ -70,6 +77,8 @@ MOST_NAMED = 10
 """Order ids in one line of the log."""
 ROWS_AT_ONCE = 200
 """Rows of a book that are looked at in one go, for one transaction: others wait meanwhile."""
+ONE_BY_ONE = 20
+"""Orders that are taken back by as many questions; for more, all of the day are asked for."""
 GATE_READ = 1.0
 GOAL_READ = 0.5
 FEED_DOWN_READ = 2.0
@@ -418,9 +427,14 @@ class Lane:
 
     async def _read(self) -> None:
         began = self.now()
+        if self.ledger.recount(began):
+            self._broker.forget_book()
         with self._until_stopped():
             book = await self._broker.orders()
-            await self._recall(book.orders)
+            rows = self.ledger.views.news(book.orders)
+            await self._take_back(self.ledger.views.wanted(rows))
+            await self._recall(rows)
+            await self._name_lost(book, began)
         if self.ledger.admission.stopping:
             return
         self._metrics.stage.labels("order book read").observe(trio.current_time() - began.mono)
@@ -429,25 +443,28 @@ class Lane:
             self._complain(book)
         else:
             self._last_error = None
-        for start in range(0, len(book.orders), ROWS_AT_ONCE):
-            draft, now = Draft(), self.now()
-            for row in book.orders[start : start + ROWS_AT_ONCE]:
-                self.ledger.sight(draft, row, "book", now)
-            self.ledger.advance(draft, now)
-            await self.carry_out(draft)
-            await trio.lowlevel.checkpoint()
+        await self._sight(rows)
         draft, now = Draft(), self.now()
         if isinstance(book, Unreadable):
             self.ledger.note_trouble(draft, book.trouble, book.message, now)
             self.ledger.advance(draft, now)
             if now.mono - self._last_valid > MISMATCH_SECONDS:
                 self.ledger.admission.close_gate()
-        elif self.ledger.read(draft, book.orders, began, now):
+        elif self.ledger.read(draft, book, began, now):
             self._last_valid, self._missed_at = now.mono, None
         elif self.ledger.missing:
             self._miss(draft, now)
         await self.carry_out(draft)
         self._pump.ring()  # the gate may have opened
+
+    async def _sight(self, rows: Sequence[BrokerOrder]) -> None:
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            draft, now = Draft(), self.now()
+            for row in rows[start : start + ROWS_AT_ONCE]:
+                self.ledger.sight(draft, row, "book", now)
+            self.ledger.advance(draft, now)
+            await self.carry_out(draft)
+            await trio.lowlevel.checkpoint()
 
     def _complain(self, book: Unreadable) -> None:
         if self._last_error != book.message:
@@ -475,7 +492,40 @@ class Lane:
         if now.mono - self._missed_at > MISMATCH_SECONDS:
             self.ledger.mistrust(draft, now)
 
-    async def _recall(self, rows: tuple[BrokerOrder, ...]) -> None:
+    async def order(self, order_id: str) -> OrderView | None:
+        """An order of today, taken back when it had been let go; None when there is none."""
+        if self.ledger.views.let_go(order_id):
+            await self._take_back([order_id])
+        return self.ledger.views.get(order_id)
+
+    async def _take_back(self, order_ids: Collection[str]) -> None:
+        """Fetch orders that were let go: something new is told of them, or wanted of them."""
+        if not order_ids:
+            return
+        async with self._recalling:
+            found: dict[str, OrderView] = {}
+            if len(order_ids) > ONE_BY_ONE:
+                views = await self._reads.orders(self.account_id, self.ledger.views.day)
+                found = {view.order.order_id: view for view in views}
+            for order_id in order_ids:
+                view = found.get(order_id) or await self._reads.order(self.account_id, order_id)
+                if view is None:
+                    _log.error("order not stored", account_id=self.account_id, order_id=order_id)
+                else:
+                    self.ledger.views.restore(view)
+
+    async def _name_lost(self, book: OrderBook | Unreadable, began: Moment) -> None:
+        """Fetch the orders that a book should show and does not, if they had been let go."""
+        if isinstance(book, Unreadable):
+            return
+        views = self.ledger.views
+        if lost := views.lost(trading_day(began.at), book.present()):
+            async with self._recalling:
+                for view in await self._reads.orders(self.account_id, views.day):
+                    if order_key(view.order.order_id) in lost:
+                        views.restore(view)
+
+    async def _recall(self, rows: Sequence[BrokerOrder]) -> None:
         """Fetch what the store knows of orders with our tag that the ledger does not hold."""
         async with self._recalling:
             for order_id, intent in self.ledger.strangers(rows).items():
@@ -515,7 +565,7 @@ class Lane:
             with self._until_stopped():
                 item = await anext(updates, None)
                 if isinstance(item, BrokerOrder):
-                    await self._recall((item,))
+                    await self._recall([item])
             if self.ledger.admission.stopping:
                 return
             draft, now = Draft(), self.now()

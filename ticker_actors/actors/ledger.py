@@ -5,6 +5,7 @@ the draft of one transaction and writes down what it changed. The lane commits t
 """
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -33,8 +34,9 @@ from ticker_actors.model.orders import (
     OrderView,
     PlaceOrder,
     Source,
+    order_key,
 )
-from ticker_actors.model.outcomes import ChangeOutcome, Placed, PlaceOutcome, Trouble
+from ticker_actors.model.outcomes import ChangeOutcome, OrderBook, Placed, PlaceOutcome, Trouble
 from ticker_actors.model.risk import RiskLimits
 from ticker_actors.model.tasks import (
     AbsenceProved,
@@ -61,6 +63,8 @@ from ticker_actors.model.tasks import (
 MOST_AT_ONCE = 200
 """Tasks that one transaction ends or makes unknown: a hundred thousand may expire at one instant,
 or be left behind by a dead process, and new orders must find their place in between."""
+RECOUNT_SECONDS = 30.0
+"""Between two reads of the book that must give every row."""
 MOST_NAMED = 10
 """Order ids in one message."""
 AMO_DAYS = 4
@@ -110,6 +114,10 @@ class Ledger:
     """Sends of modifications that are spent, by order: the broker takes only so many."""
     _taken: int = 0
     """Place tasks of today."""
+    _recount: bool = False
+    """Whether a row may have been given, and not been understood."""
+    _recounted: float = -math.inf
+    """Process seconds of the last read that was to give every row."""
     _foreign: set[str] = field(default_factory=set)
     """Orders with our tag that no task of ours explains."""
     views: OrderViews = field(init=False)
@@ -126,6 +134,7 @@ class Ledger:
     def recover(self, found: Recovered, now: Moment) -> None:
         """Take over what a dead process left. `resume` goes on with it; then the gate may open."""
         self.epoch, self._day = found.epoch, trading_day(now.at)
+        self.views.day = self._day
         self.admission.stand(found.standing)
         self.views.excused = frozenset(found.standing.accepted)
         self._modifications = dict(found.modifications)
@@ -317,8 +326,6 @@ class Ledger:
 
     def sight(self, draft: Draft, row: BrokerOrder, source: Source, now: Moment) -> None:
         """A report of an order: merge it into the view, tell what changed, complete its task."""
-        if source == "book" and self.views.unchanged(row):
-            return
         tag = self.views.our_tag(row)
         owner = self.tasks.get(self._intents.get(tag.intent, "")) if tag else None
         seen = self.views.sight(row, source, owner, now)
@@ -335,27 +342,45 @@ class Ledger:
         if (task := self.tasks.get(view.task_id)) is not None and task.batch_id is not None:
             draft.touched[task.batch_id] = None
 
-    def read(self, draft: Draft, rows: Sequence[BrokerOrder], began: Moment, now: Moment) -> bool:
+    def read(self, draft: Draft, book: OrderBook, began: Moment, now: Moment) -> bool:
         """The whole book was read, and each row sighted. True when it holds every order it should.
 
         Only such a read is valid: it opens the gate, and counts as evidence of absence.
         """
-        day = trading_day(began.at)
-        present = {row.order_id for row in rows}
-        expected = self.views.expected(day, began.mono)
-        self.missing = tuple(order_id for order_id in expected if order_id not in present)
+        day, present = trading_day(began.at), book.present()
+        self.missing = self.views.missing(day, began.mono, present)
         valid = not self.missing and day == trading_day(now.at)
+        if self.views.contradicted(book.repeated):
+            self._recount = True
         self.log_in(draft, now)
         if valid:
+            known, whole = self.views.knows_any(day, began.mono), not book.repeated
             for task_id, watch in self._watches.items():
-                if watch.observe(began=began.mono, day=day, orders_known=bool(expected)):
+                if watch.observe(began=began.mono, day=day, orders_known=known, whole=whole):
                     self._absent.add(task_id)
                     self._look_at(now.at, task_id)
             if self.admission.note_read():
                 draft.touched.update(dict.fromkeys(self.batches))
+            self.views.release(self.tasks, self._goals, began.mono)
         self._ask_again(draft, None if valid else present, began, now)
         self.advance(draft, now)
         return valid
+
+    def recount(self, began: Moment) -> bool:
+        """Whether the read of the book that begins now must give every row, and count none.
+
+        So that no order is called absent without a look at each row; after one that counted as done
+        what is open here; and on a new day, whose begin may have come between a row and the look
+        at it. Not every time: thousands of rows take a third of a second.
+        """
+        if began.mono < self._recounted + RECOUNT_SECONDS:
+            return False
+        known = self.views.knows_any(trading_day(began.at), began.mono)
+        watches = self._watches.values()
+        if self._recount or any(watch.wants(began.mono, orders_known=known) for watch in watches):
+            self._recount, self._recounted = False, began.mono
+            return True
+        return False
 
     # Time
 
@@ -372,6 +397,7 @@ class Ledger:
             self._modifications.clear()
             self._taken = 0
             self.views.roll(self._day, self.tasks)
+            self._recount = True
             draft.touched.update(dict.fromkeys(self.batches))
         self.advance(draft, now)
 
@@ -522,6 +548,7 @@ class Ledger:
 
     def forget(self, draft: Draft) -> None:
         """Let go of what a durable transaction finished: the store remembers it."""
+        self.views.written(draft.orders)
         for task in draft.tasks.values():
             if self.tasks.get(task.task_id) is task:
                 self._unwritten.discard(task.task_id)
@@ -717,11 +744,12 @@ class Ledger:
                 modifying = True
 
     def _ask_again(
-        self, draft: Draft, shown: AbstractSet[str] | None, began: Moment, now: Moment
+        self, draft: Draft, shown: AbstractSet[int] | None, began: Moment, now: Moment
     ) -> None:
         """Cancels and modifies that a read, begun after their answer, shows undone go out again.
 
-        `shown`: the only orders of which the read says anything; None when it is a valid one.
+        `shown`: the keys of the only orders of which the read says anything; None when it is a
+        valid one.
         """
         for task_id in [name for queue in self._goals.values() for name in queue]:
             task = self.tasks[task_id]
@@ -729,7 +757,7 @@ class Ledger:
                 task.phase is Phase.RESOLVING
                 and task.updated_at < began.at
                 and (task.next_attempt_at is None or task.next_attempt_at <= now.at)
-                and (shown is None or task.order_id in shown)
+                and (shown is None or order_key(task.order_id or "") in shown)
             ):
                 self.change(draft, task_id, GoalOpen(now.at), now)
 

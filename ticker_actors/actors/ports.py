@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Protocol
 
 from ticker_actors.model.batches import Batch
@@ -50,7 +50,11 @@ class Broker(Protocol):
         ...
 
     async def orders(self) -> OrderBook | Unreadable:
-        """The whole order book of the day."""
+        """The whole order book of the day. One reader, who looks at every row that is given."""
+        ...
+
+    def forget_book(self) -> None:
+        """Let the next read of the book give every row, and count none as repeated."""
         ...
 
     async def positions(self) -> Positions | Unreadable:
@@ -120,6 +124,10 @@ class Reads(Protocol):
 
     async def order(self, account_id: str, order_id: str) -> OrderView | None:
         """One order of any day, or None."""
+        ...
+
+    async def orders(self, account_id: str, day: date) -> list[OrderView]:
+        """The account's orders first seen on an IST day."""
         ...
 
     async def batch(self, batch_id: str) -> Batch | None:

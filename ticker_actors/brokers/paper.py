@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from ticker_actors.brokers.pushed import Pushed
+from ticker_actors.brokers.repeated import RepeatedRows
 from ticker_actors.exchange.book import Book
 from ticker_actors.exchange.file import PaperFile
 from ticker_actors.exchange.order import to_rupees
@@ -90,6 +91,7 @@ class PaperBroker:
         self._file = file
         self._clock = clock
         self._turn = trio.Lock()
+        self._repeated = RepeatedRows()
         self._writer = trio.CapacityLimiter(1)
         self._feed = Pushed(FEED_SIZE)
         self._feed.push(FeedBack())
@@ -117,7 +119,11 @@ class PaperBroker:
 
     async def orders(self) -> OrderBook:
         """The whole order book of the day."""
-        return OrderBook(await self._do(self._book.rows))
+        return self._repeated.book(await self._do(self._book.rows))
+
+    def forget_book(self) -> None:
+        """Let the next read of the book give every row, and count none as repeated."""
+        self._repeated.forget()
 
     async def positions(self) -> Positions:
         """What is held, at this second's prices. The paper exchange keeps no day's part."""

@@ -5,6 +5,7 @@ seen (forum comment 41029). It is proved absent by enough reads of the day's boo
 it, begun late enough and far enough apart, all on the trading day of its send.
 """
 
+import math
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -31,19 +32,29 @@ class AbsenceWatch:
     horizon: float
     """Seconds that an unknown order may take to appear (`ABSENCE_HORIZON_SECONDS`)."""
     _reads: list[float] = field(default_factory=list)
+    _whole: float = -math.inf
+    """When the last of them began that gave every row."""
 
-    def observe(self, *, began: float, day: date, orders_known: bool) -> bool:
+    def wants(self, began: float, *, orders_known: bool) -> bool:
+        """Whether a read begun then is to give every row, and count none as repeated."""
+        return self._whole < self._earliest(orders_known=orders_known) <= began
+
+    def observe(self, *, began: float, day: date, orders_known: bool, whole: bool) -> bool:
         """Take in one valid read that did not show it; True when its absence is proved.
 
-        `orders_known`: whether any order of that day was known when the read began.
+        `orders_known`: whether any order of that day was known when the read began. `whole`:
+        whether each row was looked at, for of the reads that count one must be such a one.
         """
-        if day != self.day:
+        earliest = self._earliest(orders_known=orders_known)
+        if day != self.day or began < earliest:
             return False
-        factor, needed = (
-            (1, READS) if orders_known else (HORIZONS_OF_EMPTY_BOOK, READS_OF_EMPTY_BOOK)
-        )
-        earliest = self.since + self.horizon * factor
-        if began < earliest or (self._reads and began < self._reads[-1] + self.horizon * SPACING):
-            return False
-        self._reads.append(began)
-        return sum(read >= earliest for read in self._reads) >= needed
+        if whole:
+            self._whole = began
+        if not self._reads or began >= self._reads[-1] + self.horizon * SPACING:
+            self._reads.append(began)
+        needed = READS if orders_known else READS_OF_EMPTY_BOOK
+        enough = sum(read >= earliest for read in self._reads) >= needed
+        return enough and self._whole >= earliest
+
+    def _earliest(self, *, orders_known: bool) -> float:
+        return self.since + self.horizon * (1 if orders_known else HORIZONS_OF_EMPTY_BOOK)

@@ -6,7 +6,7 @@ The classes are those of the order protocol: everything that is not proved is `U
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ticker_actors.model.orders import BrokerOrder
+from ticker_actors.model.orders import BrokerOrder, order_key
 
 CALL_SECONDS = 7.0
 """The most that one broker call may take, in all: the official clients wait as long for a read."""
@@ -71,6 +71,14 @@ class OrderBook:
     """One whole read of the day's order book of one account."""
 
     orders: tuple[BrokerOrder, ...]
+    """Its rows, but for those that are only counted."""
+    repeated: frozenset[int] = frozenset()
+    """The `order_key` of each row that is only counted: it is terminal, and the very one that the
+    read before has given, whole or counted. A broker need not count: it may give every row."""
+
+    def present(self) -> frozenset[int]:
+        """The `order_key` of every order that it shows."""
+        return self.repeated.union([order_key(row.order_id) for row in self.orders])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,8 @@ class Unreadable:
     """The rows for which the whole read is not valid."""
     orders: tuple[BrokerOrder, ...] = ()
     """Its other rows: these orders are there, whatever the bad rows hide."""
+    repeated: frozenset[int] = frozenset()
+    """Those of them that are only counted, as in an `OrderBook`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ _HEADERS = (
     ("Accept-Encoding", "gzip, deflate"),
 )
 ORDER_TYPES = 20_000
-"""Orders whose type is remembered beyond the last book: four days of as many as Kite allows."""
+"""Orders whose type is remembered: only open ones are, and so many are never open."""
 _VISIBLE = re.compile(r"[!-~]+")
 NO_LOGIN = "There is no access token: log in."
 
@@ -146,6 +146,7 @@ class KiteBroker(KiteApi):
         self._login = login
         self._prices = LastPrices(self.quotes)
         self._order_types: dict[str, str] = {}
+        """Of orders that were not done yet when they were last seen."""
         self._book = BookReader()
 
     async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
@@ -176,10 +177,18 @@ class KiteBroker(KiteApi):
         """The whole order book of the day."""
         result = await self._get(wire.ORDERS)
         book = result if isinstance(result, Unreadable) else self._book.read(result)
-        seen = {row.order_id: row.order_type for row in book.orders}
-        known = self._order_types if len(self._order_types) < ORDER_TYPES else {}
-        self._order_types = known | seen
+        if len(self._order_types) >= ORDER_TYPES:
+            self._order_types.clear()
+        for row in book.orders:
+            if row.terminal:
+                self._order_types.pop(row.order_id, None)
+            else:
+                self._order_types[row.order_id] = row.order_type
         return book
+
+    def forget_book(self) -> None:
+        """Let the next read of the book give every row, and count none as repeated."""
+        self._book.forget()
 
     async def last_price(self, exchange: str, tradingsymbol: str) -> float | None:
         """What an instrument last traded at, in rupees; None when that is not known."""

@@ -14,6 +14,7 @@ from ticker_actors.http1 import HttpResult, Lost, Reply, Unsent
 from ticker_actors.model.orders import BrokerOrder
 from ticker_actors.model.outcomes import (
     Accepted,
+    BadRow,
     ChangeOutcome,
     NotSent,
     OrderBook,
@@ -84,7 +85,7 @@ def read(result: HttpResult, parse: Callable[[object], wire_rows.Read[T]]) -> T 
         return content
     found = parse(content.data)
     if found.bad or found.value is None:
-        return _bad_rows(found)
+        return bad_rows(found.bad)
     return found.value
 
 
@@ -95,8 +96,21 @@ def order_book(result: HttpResult) -> OrderBook | Unreadable:
         return content
     found = wire_rows.rows(content.data, BrokerOrder)
     if found.bad or found.value is None:
-        return _bad_rows(found, found.value or ())
+        return bad_rows(found.bad, found.value or ())
     return OrderBook(found.value)
+
+
+def bad_rows(
+    bad: tuple[BadRow, ...],
+    orders: tuple[BrokerOrder, ...] = (),
+    repeated: frozenset[int] = frozenset(),
+) -> Unreadable:
+    """The verdict on an answer with rows that cannot be understood; the others are there."""
+    first = bad[0]
+    name = f"row {first.place + 1}" + (f" (order {first.order_id})" if first.order_id else "")
+    others = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
+    message = f"Kite's answer cannot be understood: {name}: {first.problem}{others}."
+    return Unreadable(message, bad=bad, orders=orders, repeated=repeated)
 
 
 def _success(result: HttpResult) -> object:
@@ -153,14 +167,6 @@ def _content(result: HttpResult) -> wire.Success | Unreadable:
     if result.status != 200 or envelope is None:  # noqa: PLR2004  # OK
         return Unreadable(_sentence(result, envelope))
     return envelope
-
-
-def _bad_rows(found: wire_rows.Read[T], orders: tuple[BrokerOrder, ...] = ()) -> Unreadable:
-    first = found.bad[0]
-    name = f"row {first.place + 1}" + (f" (order {first.order_id})" if first.order_id else "")
-    others = f", and {len(found.bad) - 1} more" if len(found.bad) > 1 else ""
-    message = f"Kite's answer cannot be understood: {name}: {first.problem}{others}."
-    return Unreadable(message, bad=found.bad, orders=orders)
 
 
 def _trouble(status: int, failure: wire.Failure) -> Trouble | None:
