@@ -527,6 +527,8 @@ class Lane:
 
     async def _recall(self, rows: Sequence[BrokerOrder]) -> None:
         """Fetch what the store knows of orders with our tag that the ledger does not hold."""
+        if not self.ledger.strangers(rows):
+            return  # as it is nearly always, and a lock is a turn of the scheduler
         async with self._recalling:
             for order_id, intent in self.ledger.strangers(rows).items():
                 task = await self._reads.task_by_intent(intent)
