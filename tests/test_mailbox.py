@@ -1,12 +1,13 @@
 """Mailboxes and the lifetime of actors: nobody waits in vain, nothing is dropped unseen."""
 
+import random
 from dataclasses import dataclass
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from ticker_actors.mailbox import Busy, Mailbox, Request, Stopped, running
+from ticker_actors.mailbox import Busy, Mailbox, Reply, Request, Stopped, running
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,35 @@ async def test_a_caller_that_leaves_while_waiting_for_room_asked_nothing(
         with trio.move_on_after(1):
             await executor.mailbox.ask(Place(1))
     assert executor.log == ["a", "b", "stopped"]
+
+
+async def test_no_answer_reaches_another_caller(autojump_clock: MockClock) -> None:
+    """Not though answers go over channels that served others, late, twice, or to nobody."""
+    chance, mailbox, answered = random.Random(7), Mailbox[Place](50), 0
+
+    async def answer(place: Place, reply: Reply[Placed]) -> None:
+        await trio.sleep(chance.random())
+        for _ in range(chance.randrange(3)):
+            reply(Placed(f"id-{place.quantity}"))
+        reply.close()
+
+    async def ask(quantity: int) -> None:
+        nonlocal answered
+        with trio.move_on_after(2 * chance.random()):
+            try:
+                assert await mailbox.ask(Place(quantity)) == Placed(f"id-{quantity}")
+                answered += 1
+            except Stopped:
+                pass
+
+    async with trio.open_nursery() as nursery:
+        for quantity in range(500):
+            nursery.start_soon(ask, quantity)
+            if quantity % 10 == 9:
+                await trio.sleep(0.3 * chance.random())
+            while (taken := mailbox.take_nowait()) is not None:
+                nursery.start_soon(answer, *taken)
+    assert answered > 200
 
 
 async def test_a_request_that_is_not_answered_is_stopped(autojump_clock: MockClock) -> None:

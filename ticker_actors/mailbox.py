@@ -2,8 +2,8 @@
 
 An actor owns a `Mailbox` and reads it in `run`; others call typed methods on the actor, which
 `ask` (an answer is wanted) or `tell` (it is not). Both wait for room; `ask_nowait` and
-`tell_nowait` raise `Busy` instead; all raise `Stopped` once the actor takes no more. An answer
-never blocks the actor.
+`tell_nowait` raise `Busy` instead; all raise `Stopped` once the actor takes no more. An answer goes
+back over a channel of size 1, so answering never blocks the actor.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -21,6 +21,12 @@ M = TypeVar("M")
 ActorT = TypeVar("ActorT", bound="Actor")
 
 
+_Channel = tuple[trio.MemorySendChannel[Any], trio.MemoryReceiveChannel[Any]]
+
+SPARE_CHANNELS = 16
+"""That wait for their next answer, of a mailbox: as many as callers usually wait at once."""
+
+
 class Busy(Exception):
     """The mailbox is full: shed the load instead of waiting."""
 
@@ -36,35 +42,25 @@ class Request(Generic[A]):
 
 
 class Reply(Generic[A]):
-    """One answer to come. Closing it unanswered tells the caller `Stopped`.
+    """The write end of one answer. Closing it unanswered tells the caller `Stopped`."""
 
-    A channel for each answer would be the same, for thrice the time.
-    """
+    __slots__ = ("_send",)
 
-    __slots__ = ("_answer", "_answered", "_over")
-
-    _answer: A
-
-    def __init__(self) -> None:
-        self._answered = False
-        self._over = trio.Event()
+    def __init__(self, send: trio.MemorySendChannel[A] | None) -> None:
+        self._send = send
 
     def __call__(self, answer: A) -> None:
         """Answer. Never blocks; a caller that has left is no error. The first answer counts."""
-        if not self._over.is_set():
-            self._answer, self._answered = answer, True
-            self._over.set()
+        send, self._send = self._send, None
+        if send is not None:
+            with suppress(trio.BrokenResourceError):
+                send.send_nowait(answer)
 
     def close(self) -> None:
         """No answer will come (any more)."""
-        self._over.set()
-
-    async def wait(self) -> A:
-        """The answer, once it is there. Raises `Stopped` when none will come."""
-        await self._over.wait()
-        if not self._answered:
-            raise Stopped
-        return self._answer
+        send, self._send = self._send, None
+        if send is not None:
+            send.close()
 
     def __enter__(self) -> Self:
         return self
@@ -84,29 +80,49 @@ class Mailbox(Generic[M]):
     def __init__(self, size: int) -> None:
         self.size = size
         self._send, self._receive = trio.open_memory_channel[tuple[M, Reply[Any]]](size)
+        self._spare: list[_Channel] = []
+        """For the next answers: to open one takes twice as long as all else about a message."""
 
     async def tell(self, message: M) -> None:
         """Put, waiting for room: only from a task whose own producer may be slowed.
 
         Where there is room this is no checkpoint.
         """
-        await self._put(message, Reply())
+        await self._put(message, Reply(None))
 
     def tell_nowait(self, message: M) -> None:
         """Put without waiting."""
-        self._put_nowait(message, Reply())
+        self._put_nowait(message, Reply(None))
 
     async def ask(self, request: Request[A]) -> A:
         """Put a request, waiting for room, and wait for its answer."""
-        reply: Reply[A] = Reply()
-        await self._put(request, reply)  # type: ignore[arg-type]  # M is a union of requests
-        return await reply.wait()
+        channel = self._channel()
+        await self._put(request, Reply(channel[0]))  # type: ignore[arg-type]  # M is a union of requests
+        answer: A = await self._answer(channel)
+        return answer
 
     async def ask_nowait(self, request: Request[A]) -> A:
         """Put a request only if there is room, and wait for its answer."""
-        reply: Reply[A] = Reply()
-        self._put_nowait(request, reply)  # type: ignore[arg-type]  # as above
-        return await reply.wait()
+        channel = self._channel()
+        self._put_nowait(request, Reply(channel[0]))  # type: ignore[arg-type]  # as above
+        answer: A = await self._answer(channel)
+        return answer
+
+    def _channel(self) -> "_Channel":
+        return self._spare.pop() if self._spare else trio.open_memory_channel[Any](1)
+
+    async def _answer(self, channel: "_Channel") -> Any:  # noqa: ANN401  # of the request's type
+        send, receive = channel
+        try:
+            answer = await receive.receive()
+        except trio.EndOfChannel:
+            raise Stopped from None
+        except BaseException:  # the caller was cancelled: what is answered now is for nobody
+            receive.close()
+            raise
+        if len(self._spare) < SPARE_CHANNELS:
+            self._spare.append((send, receive))
+        return answer
 
     async def _put(self, message: M, reply: Reply[Any]) -> None:
         try:
