@@ -1,5 +1,6 @@
 """Orders that are done and let go: nobody outside can tell, and memory hardly can."""
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
@@ -36,12 +37,12 @@ from ticker_actors.actors.requests import Accepted, Denied, NotFound
 from ticker_actors.model.accounts import AccountState
 from ticker_actors.model.calendar import Moment
 from ticker_actors.model.changes import Recovered
+from ticker_actors.model.order_keys import Keys, order_key
 from ticker_actors.model.orders import (
     BrokerOrder,
     OrderChanges,
     OrderView,
     PlaceOrder,
-    order_key,
 )
 from ticker_actors.model.outcomes import (
     OrderBook,
@@ -686,7 +687,7 @@ def test_done_orders_are_a_table(steps: list[tuple[str, str, int]]) -> None:
         assert orders.mark(order_id) == model.get(order_id)
         assert (order_id in orders) == (order_id in model)
         assert len(orders) == len(model)
-        present = {order_key(str(number)) for number in range(15)}
+        present = Keys(order_key(str(number)) for number in range(15))
         missing = {order_key(name) for name in model if int(name) >= 15}
         assert orders.missing(present) == missing
 
@@ -699,3 +700,15 @@ def test_a_mark_tells_every_change_of_a_row() -> None:
         value = getattr(plain, name)
         other = ("x",) if isinstance(value, tuple) else f"{value}x"
         assert mark(msgspec.structs.replace(plain, **{name: other})) != mark(plain)
+
+
+@given(st.lists(st.integers(0, 2**64 - 1)), st.lists(st.integers(0, 2**64 - 1)))
+def test_keys_are_a_set(some: list[int], others: list[int]) -> None:
+    """Each is there once, whatever the order and however often it came."""
+    keys, mixed = Keys(some), sorted({*some[::2], *others})
+    assert (list(keys), len(keys)) == (sorted({*some}), len({*some}))
+    assert all(key in keys for key in some)
+    assert [key in keys for key in others] == [key in some for key in others]
+    assert keys.missing(array("Q", mixed)) == {*mixed} - {*some}
+    assert keys == Keys(reversed(some))
+    assert hash(keys) == hash(Keys(some))

@@ -32,12 +32,12 @@ from ticker_actors.model.calendar import Moment, trading_day
 from ticker_actors.model.changes import Committed, KeyTaken, Recovered
 from ticker_actors.model.ids import Chance
 from ticker_actors.model.limits import Limits
+from ticker_actors.model.order_keys import order_key
 from ticker_actors.model.orders import (
     BrokerOrder,
     OrderChanges,
     OrderView,
     PlaceOrder,
-    order_key,
 )
 from ticker_actors.model.outcomes import (
     CALL_SECONDS,

@@ -8,7 +8,6 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -27,6 +26,7 @@ from ticker_actors.model.calendar import Moment, day_end, end_of, trading_day
 from ticker_actors.model.changes import Attempt, Recovered
 from ticker_actors.model.events import Scribe
 from ticker_actors.model.limits import MOST_MODIFICATIONS, Limits
+from ticker_actors.model.order_keys import Keys, order_key
 from ticker_actors.model.orders import (
     KIND,
     REGISTERED,
@@ -34,7 +34,6 @@ from ticker_actors.model.orders import (
     OrderView,
     PlaceOrder,
     Source,
-    order_key,
 )
 from ticker_actors.model.outcomes import ChangeOutcome, OrderBook, Placed, PlaceOutcome, Trouble
 from ticker_actors.model.risk import RiskLimits
@@ -743,9 +742,7 @@ class Ledger:
             elif task.operation == "modify_order":
                 modifying = True
 
-    def _ask_again(
-        self, draft: Draft, shown: AbstractSet[int] | None, began: Moment, now: Moment
-    ) -> None:
+    def _ask_again(self, draft: Draft, shown: Keys | None, began: Moment, now: Moment) -> None:
         """Cancels and modifies that a read, begun after their answer, shows undone go out again.
 
         `shown`: the keys of the only orders of which the read says anything; None when it is a

@@ -11,7 +11,6 @@ lane takes it back from the store first (`restore`); then it is an order like an
 import heapq
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -22,6 +21,7 @@ from ticker_actors.model import events as catalogue
 from ticker_actors.model import tags
 from ticker_actors.model.calendar import Moment, trading_day
 from ticker_actors.model.events import EventName
+from ticker_actors.model.order_keys import Keys, order_key
 from ticker_actors.model.orders import (
     KIND,
     SETTLED,
@@ -30,7 +30,6 @@ from ticker_actors.model.orders import (
     PlaceOrder,
     Source,
     merge,
-    order_key,
 )
 from ticker_actors.model.tags import Tag
 from ticker_actors.model.tasks import OrderTask
@@ -181,7 +180,7 @@ class OrderViews:
                 heapq.heappush(self._looks, (now.mono + after, row.order_id))
         return Sighting(view, tag, told)
 
-    def missing(self, day: date, began: float, present: AbstractSet[int]) -> tuple[str, ...]:
+    def missing(self, day: date, began: float, present: Keys) -> tuple[str, ...]:
         """The orders that a whole book of that day, read from `began` on, must hold and does not.
 
         `present`: the keys of those that it holds.
@@ -195,7 +194,7 @@ class OrderViews:
         done = day == self.day and len(self._done) > excused
         return done or any(True for _ in self._expected(day, began))
 
-    def lost(self, day: date, present: AbstractSet[int]) -> set[int]:
+    def lost(self, day: date, present: Keys) -> set[int]:
         """The keys of orders that were let go, and that a book of that day should show and did not.
 
         They have no name here: take them back, and `missing` names them.
@@ -215,7 +214,7 @@ class OrderViews:
             ):
                 yield order_id
 
-    def contradicted(self, repeated: AbstractSet[int]) -> bool:
+    def contradicted(self, repeated: Keys) -> bool:
         """Whether a book counts as done what is open here: its row was given, and not understood.
 
         So it is with an order whose row had no tag before its order id was known.

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from ticker_actors.model.orders import BrokerOrder, order_key
+from ticker_actors.model.order_keys import Keys, order_key
+from ticker_actors.model.orders import BrokerOrder
 from ticker_actors.model.outcomes import OrderBook
 
 
@@ -24,7 +25,7 @@ class RepeatedRows:
                 repeated.append(order_key(row.order_id))
             else:
                 orders.append(row)
-        return OrderBook(tuple(orders), frozenset(repeated))
+        return OrderBook(tuple(orders), Keys(repeated))
 
     def forget(self) -> None:
         """Give every row anew."""
