@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from tests.asking import batched, cancelled, finished, modified, submit
+from tests.asking import batch_answer, batched, cancelled, finished, modified, submit
 from tests.fakes import (
     ACCOUNT,
     MORNING,
@@ -712,3 +712,52 @@ def test_keys_are_a_set(some: list[int], others: list[int]) -> None:
     assert keys.missing(array("Q", mixed)) == {*mixed} - {*some}
     assert keys == Keys(reversed(some))
     assert hash(keys) == hash(Keys(some))
+
+
+class UntaggedLegs(FakeBroker):
+    """Fills orders of a symbol at once, answers late, and shows them without a tag."""
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        self.note("place", tag)
+        order_id = self.accept(order, tag)
+        if order.tradingsymbol == "U":
+            self.book[order_id] = msgspec.structs.replace(
+                self.book[order_id],
+                tag=None,
+                tags=(),
+                status="COMPLETE",
+                filled_quantity=order.quantity,
+                pending_quantity=0,
+            )
+            await trio.sleep(2)
+        return Placed(order_id)
+
+
+async def test_a_leg_that_was_only_counted_is_found_in_time(autojump_clock: MockClock) -> None:
+    """Each of two batches succeeds: the second one's leg does not wait for the first's recount."""
+    world = World(broker=UntaggedLegs())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        for _ in range(2):
+            batch_id = await batched(process, limit_order("U"), limit_order("B"))
+            await trio.sleep(1)
+            await read(process)  # before its reply: the row cannot be anybody's
+            answer = await batch_answer(process, batch_id)
+            assert (answer["state"], answer["error"]) == ("succeeded", None)
+
+
+async def test_an_excused_order_without_a_name_is_not_known(autojump_clock: MockClock) -> None:
+    """One that the store has lost and the operator has accepted proves nothing by its absence."""
+    world = World(broker=StaleBook())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        (order_id,) = await filled(process, world)
+        del world.store.orders[ACCOUNT, order_id]
+        world.broker.hidden = {order_id}
+        await read(process)
+        (state,) = await process.executor.lanes()
+        assert state.missing[0].startswith("~")
+        await process.executor.set_state(ACCOUNT, AccountState.ACTIVE, "seen", state.missing)
+        views, now = process.lane.ledger.views, process.lane.now()
+        assert not views.lost(views.day, Keys())
+        assert not views.knows_any(views.day, now.mono)

@@ -36,7 +36,11 @@ class DoneOrders:
         return len(self._keys)
 
     def __contains__(self, order_id: str) -> bool:
-        return found(self._keys, order_key(order_id)) is not None
+        return self.holds(order_key(order_id))
+
+    def holds(self, key: int) -> bool:
+        """Whether an order of that key is here."""
+        return found(self._keys, key) is not None
 
     def add(self, order_id: str, shown: int) -> None:
         """Take in an order, and the mark of its row."""

@@ -10,6 +10,7 @@ lane takes it back from the store first (`restore`); then it is an order like an
 
 import heapq
 import math
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
@@ -40,6 +41,7 @@ LEG_SETTLE_READS = (0.05, 0.2, *SETTLE_READS)
 """The same for a leg, on which a whole batch waits."""
 KNOWN_SECONDS = 5.0
 """An order known this long before a read began must be in it, or the read is not valid."""
+_NAMELESS = re.compile(r"~([0-9a-f]{16})")
 LONG_AGO = -float("inf")
 """Since when an order is known that another process had seen."""
 
@@ -190,7 +192,7 @@ class OrderViews:
 
     def knows_any(self, day: date, began: float) -> bool:
         """Whether such a book must hold any order at all."""
-        excused = sum(order_id in self._done for order_id in self.excused)
+        excused = sum(self._done.holds(_key(name)) for name in self.excused)
         done = day == self.day and len(self._done) > excused
         return done or any(True for _ in self._expected(day, began))
 
@@ -200,10 +202,7 @@ class OrderViews:
         They have no name here: take them back, and `missing` names them.
         """
         keys = self._done.missing(present) if day == self.day else set()
-        if keys and self.excused:
-            keys -= {order_key(order_id) for order_id in self.excused}
-            keys = {key for key in keys if _nameless(key) not in self.excused}
-        return keys
+        return keys.difference(map(_key, self.excused)) if keys else keys
 
     def _expected(self, day: date, began: float) -> Iterator[str]:
         for order_id, view in self._views.items():
@@ -288,3 +287,9 @@ class OrderViews:
 def _nameless(key: int) -> str:
     """What an order is called whose key is all that is left of it: the store has lost it."""
     return f"~{key:016x}"
+
+
+def _key(name: str) -> int:
+    """The key of an order, by its id or by that name."""
+    match = _NAMELESS.fullmatch(name)
+    return order_key(name) if match is None else int(match[1], 16)

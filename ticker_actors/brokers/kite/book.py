@@ -107,8 +107,8 @@ def _digest(text: msgspec.Raw) -> int:
     """64 bits of a row's text, by which it is known again in this process.
 
     Once in a million million days a row that is new or has changed is taken for one of 5 000 that
-    are done. It is not missed where it matters most: an order is called absent only by reads before
-    which everything was forgotten.
+    are done. It is not missed where it matters most: an order is called absent only after a read
+    before which everything was forgotten.
     """
     return hash(bytes(text))
 
