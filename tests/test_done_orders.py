@@ -1,5 +1,6 @@
 """Orders that are done and let go: nobody outside can tell, and memory hardly can."""
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from tests.asking import batched, cancelled, finished, modified, submit
+from tests.asking import batch_answer, batched, cancelled, finished, modified, submit
 from tests.fakes import (
     ACCOUNT,
     MORNING,
@@ -36,12 +37,12 @@ from ticker_actors.actors.requests import Accepted, Denied, NotFound
 from ticker_actors.model.accounts import AccountState
 from ticker_actors.model.calendar import Moment
 from ticker_actors.model.changes import Recovered
+from ticker_actors.model.order_keys import Keys, order_key
 from ticker_actors.model.orders import (
     BrokerOrder,
     OrderChanges,
     OrderView,
     PlaceOrder,
-    order_key,
 )
 from ticker_actors.model.outcomes import (
     OrderBook,
@@ -686,7 +687,7 @@ def test_done_orders_are_a_table(steps: list[tuple[str, str, int]]) -> None:
         assert orders.mark(order_id) == model.get(order_id)
         assert (order_id in orders) == (order_id in model)
         assert len(orders) == len(model)
-        present = {order_key(str(number)) for number in range(15)}
+        present = Keys(order_key(str(number)) for number in range(15))
         missing = {order_key(name) for name in model if int(name) >= 15}
         assert orders.missing(present) == missing
 
@@ -699,3 +700,64 @@ def test_a_mark_tells_every_change_of_a_row() -> None:
         value = getattr(plain, name)
         other = ("x",) if isinstance(value, tuple) else f"{value}x"
         assert mark(msgspec.structs.replace(plain, **{name: other})) != mark(plain)
+
+
+@given(st.lists(st.integers(0, 2**64 - 1)), st.lists(st.integers(0, 2**64 - 1)))
+def test_keys_are_a_set(some: list[int], others: list[int]) -> None:
+    """Each is there once, whatever the order and however often it came."""
+    keys, mixed = Keys(some), sorted({*some[::2], *others})
+    assert (list(keys), len(keys)) == (sorted({*some}), len({*some}))
+    assert all(key in keys for key in some)
+    assert [key in keys for key in others] == [key in some for key in others]
+    assert keys.missing(array("Q", mixed)) == {*mixed} - {*some}
+    assert keys == Keys(reversed(some))
+    assert hash(keys) == hash(Keys(some))
+
+
+class UntaggedLegs(FakeBroker):
+    """Fills orders of a symbol at once, answers late, and shows them without a tag."""
+
+    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
+        self.note("place", tag)
+        order_id = self.accept(order, tag)
+        if order.tradingsymbol == "U":
+            self.book[order_id] = msgspec.structs.replace(
+                self.book[order_id],
+                tag=None,
+                tags=(),
+                status="COMPLETE",
+                filled_quantity=order.quantity,
+                pending_quantity=0,
+            )
+            await trio.sleep(2)
+        return Placed(order_id)
+
+
+async def test_a_leg_that_was_only_counted_is_found_in_time(autojump_clock: MockClock) -> None:
+    """Each of two batches succeeds: the second one's leg does not wait for the first's recount."""
+    world = World(broker=UntaggedLegs())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        for _ in range(2):
+            batch_id = await batched(process, limit_order("U"), limit_order("B"))
+            await trio.sleep(1)
+            await read(process)  # before its reply: the row cannot be anybody's
+            answer = await batch_answer(process, batch_id)
+            assert (answer["state"], answer["error"]) == ("succeeded", None)
+
+
+async def test_an_excused_order_without_a_name_is_not_known(autojump_clock: MockClock) -> None:
+    """One that the store has lost and the operator has accepted proves nothing by its absence."""
+    world = World(broker=StaleBook())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        (order_id,) = await filled(process, world)
+        del world.store.orders[ACCOUNT, order_id]
+        world.broker.hidden = {order_id}
+        await read(process)
+        (state,) = await process.executor.lanes()
+        assert state.missing[0].startswith("~")
+        await process.executor.set_state(ACCOUNT, AccountState.ACTIVE, "seen", state.missing)
+        views, now = process.lane.ledger.views, process.lane.now()
+        assert not views.lost(views.day, Keys())
+        assert not views.knows_any(views.day, now.mono)

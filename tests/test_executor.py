@@ -1276,6 +1276,30 @@ async def test_batch_of_a_used_key_uses_up_nothing(autojump_clock: MockClock) ->
     assert len(world.broker.sent()) == 2
 
 
+@pytest.mark.parametrize("_", range(8))  # Trio goes either way
+async def test_place_that_a_replay_gives_back_is_used(autojump_clock: MockClock, _: int) -> None:
+    """An order that waited for a place in the limits goes as soon as a replayed batch frees one."""
+    world = World(broker=FakeBroker(), limits=Limits(0, 3, 0))
+    key = ClientKey("k", "hash")
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        await batch_answer(process, await batched(process, limit_order("A"), key=key))
+        world.store.commit_seconds = lambda: 0.5
+        tasks: list[OrderTask] = []
+
+        async def order() -> None:
+            tasks.append(await submit(process, market_order("B")))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.executor.cancel_order, ACCOUNT, world.broker.only())
+            await trio.sleep(0.1)  # its commit is under way: the next two share one
+            nursery.start_soon(lambda: batched(process, limit_order("A"), key=key))
+            await trio.sleep(0.1)
+            nursery.start_soon(order)
+        done = await finished(process, tasks[0])
+        assert (done.phase, done.reason) == (Phase.DONE, None)
+
+
 async def test_failed_leg_rolls_the_batch_back(autojump_clock: MockClock) -> None:
     """When a leg is rejected, the legs before it are cancelled, and those after never sent."""
     world = World(broker=RejectingBroker("C"))

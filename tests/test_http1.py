@@ -9,7 +9,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ticker_actors.http1 import MOST_BARREN_BYTES, Connection, Lost, Reply, request
+from ticker_actors.http1 import MOST_AROUND_BYTES, Connection, Lost, Reply, request
 
 MOST_BYTES = 1000
 """Of a body."""
@@ -91,6 +91,10 @@ ANSWERS: dict[str, tuple[bytes, Got | None]] = {
         Got(200, {"content-length": "3000"}, b"x" * 1100, reusable=False),
     ),
     "nothing": (b"", None),
+    "an informational body": (
+        b"HTTP/1.1 105 Odd\r\nContent-Length: 5\r\n\r\nhello" + OK + TWO,
+        None,
+    ),
     "only informational": (b"HTTP/1.1 100 Continue\r\n\r\n", None),
     "half a head": (OK + b"A: ", None),
     "half a body": (OK + b"Content-Length: 3\r\n\r\nok", None),
@@ -131,8 +135,29 @@ def test_what_is_an_answer(bytes_: bytes, expected: Got | None) -> None:
 )
 def test_what_has_no_end_is_lost(start: bytes, rest: bytes) -> None:
     """Heads, trailers and chunks' extensions are not collected for ever."""
-    piece = rest * (MOST_BARREN_BYTES // len(rest) // 2 + 1)
+    piece = rest * (MOST_AROUND_BYTES // len(rest) // 2 + 1)
     assert read([start, piece, piece, piece, piece]) is None
+
+
+def test_a_little_body_in_much_else_is_lost() -> None:
+    """A byte now and then does not make an endless answer a good one."""
+    chunk = b"1;" + b"x" * 50_000 + b"\r\ny\r\n"
+    assert read([OK + b"Transfer-Encoding: chunked\r\n\r\n", *[chunk] * 10]) is None
+
+
+async def test_nothing_is_sent_after_the_deadline() -> None:
+    """The process may have stood still: what was to go then does not go now."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listeners[0] as listener:
+        port = listener.socket.getsockname()[1]
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with await listener.accept() as server:
+            connection = Connection(stream, stream.socket)
+            deadline = trio.current_time() - 60
+            result = await connection.exchange(b"an order", deadline, most_bytes=MOST_BYTES)
+            connection.close()
+            assert isinstance(result, Lost)
+            assert await server.receive_some() == b""
 
 
 GOOD = (

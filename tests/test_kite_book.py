@@ -15,7 +15,8 @@ from tests.kite_texts import ORDERS
 from ticker_actors.brokers.kite.book import BookReader
 from ticker_actors.brokers.kite.classify import order_book
 from ticker_actors.http1 import Lost, Reply
-from ticker_actors.model.orders import BrokerOrder, order_key
+from ticker_actors.model.order_keys import Keys, order_key
+from ticker_actors.model.orders import BrokerOrder
 from ticker_actors.model.outcomes import OrderBook
 
 ROWS: list[dict[str, Any]] = json.loads(ORDERS)["data"]
@@ -56,8 +57,8 @@ class Compared:
                 assert row in self.given
                 counted.add(order_key(row.order_id))
         assert not left
-        assert found.repeated == counted
-        assert replace(found, orders=whole.orders, repeated=frozenset()) == whole
+        assert set(found.repeated) == counted
+        assert replace(found, orders=whole.orders, repeated=Keys()) == whole
 
 
 def status(row: dict[str, Any], text: str) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def status(row: dict[str, Any], text: str) -> dict[str, Any]:
 
 
 OPEN = [status(row, "OPEN") for row in ROWS]
-KEYS = frozenset(order_key(row["order_id"]) for row in ROWS)
+KEYS = Keys(order_key(row["order_id"]) for row in ROWS)
 
 
 def test_a_row_that_has_not_changed_is_the_same_struct() -> None:
@@ -90,7 +91,7 @@ def test_a_row_at_its_end_is_given_once_and_then_counted() -> None:
     busted = [*ROWS[:2], status(ROWS[2], "CANCELLED")]
     found = book(reader, reply(busted))
     assert found.orders == order_book(reply(busted[2:])).orders
-    assert found.repeated == KEYS - {order_key(ROWS[2]["order_id"])}
+    assert set(found.repeated) == {*KEYS} - {order_key(ROWS[2]["order_id"])}
     assert found.present() == KEYS
     assert book(reader, reply(busted)) == OrderBook((), KEYS)
 

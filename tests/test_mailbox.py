@@ -121,6 +121,22 @@ async def test_a_full_mailbox_is_busy(autojump_clock: MockClock) -> None:
     assert executor.log == ["placed 1", "placed 2", "waited", "placed 4", "stopped"]
 
 
+async def test_a_flood_takes_no_channel_away(autojump_clock: MockClock) -> None:
+    """What was refused for want of room has not used up the channel of an answer."""
+    mailbox = Mailbox[Place](1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mailbox.ask, Place(1))
+        await wait_all_tasks_blocked()
+        taken = mailbox.take_nowait()
+        assert taken is not None
+        taken[1](Placed("id-1"))
+    mailbox.tell_nowait(Place(2))
+    for _ in range(3):
+        with pytest.raises(Busy):
+            await mailbox.ask_nowait(Place(3))
+    assert len(mailbox._spare) == 1
+
+
 async def test_a_caller_that_leaves_does_not_hurt_the_actor(autojump_clock: MockClock) -> None:
     """Its request is still carried out, its answer goes nowhere."""
     async with running(Executor(delay=10), drain=50) as executor:
@@ -169,7 +185,7 @@ async def test_no_answer_reaches_another_caller(autojump_clock: MockClock) -> No
                 await trio.sleep(0.3 * chance.random())
             while (taken := mailbox.take_nowait()) is not None:
                 nursery.start_soon(answer, *taken)
-    assert answered > 200
+    assert answered > 100
 
 
 async def test_a_request_that_is_not_answered_is_stopped(autojump_clock: MockClock) -> None:

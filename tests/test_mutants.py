@@ -15,7 +15,7 @@ from ticker_actors.actors.ledger import Ledger
 from ticker_actors.actors.order_view import OrderViews
 from ticker_actors.model import tasks
 from ticker_actors.model.absence import AbsenceWatch
-from ticker_actors.model.orders import order_key
+from ticker_actors.model.order_keys import order_key
 from ticker_actors.model.outcomes import OrderBook
 from ticker_actors.model.tasks import CancelAsked, Interrupted, OrderTask, Phase, Sent
 

@@ -20,8 +20,9 @@ import trio
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 READ_BYTES = 64 * 1024
-MOST_BARREN_BYTES = 64 * 1024
-"""That may come in a row without a byte of body: a head, and what else stands around a body."""
+MOST_AROUND_BYTES = 64 * 1024
+MOST_A_BYTE = 8
+"""How much may come in all: a head, and the chunks of a body, were they of a single byte each."""
 BODILESS = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 
 _TARGET = re.compile(r"[!-~]+")
@@ -75,7 +76,7 @@ class Connection:
         """Send a request, all of it in one piece, and read its answer, by Trio's clock.
 
         Of an answer's body no more is read once it has more than `most_bytes`; it is given as far
-        as it came, and the connection is not `reusable`.
+        as it came. The connection is `reusable` only after a whole one.
         """
         self.answering = self._reusable = False
         answer = _Answer()
@@ -99,6 +100,7 @@ class Connection:
 
     async def _send(self, data: bytes) -> None:
         """Send it all; what the kernel takes at once waits for no turn of the scheduler."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # the deadline may have passed unnoticed
         if isinstance(self._stream, trio.SocketStream):
             with suppress(BlockingIOError):
                 data = data[os.write(self._socket.fileno(), data) :]
@@ -110,7 +112,10 @@ class Connection:
         return self._reusable
 
     def silent(self) -> bool:
-        """Whether nothing came since the last answer: neither bytes nor the end."""
+        """Whether nothing came since the last answer: neither bytes nor the end.
+
+        As far as the socket shows: what came together with that answer, TLS may hold.
+        """
         return not self._socket.is_readable()
 
     def close(self) -> None:
@@ -135,12 +140,11 @@ class _Answer:
         """Whether its head is still to come, or an informational answer's (1xx) before it."""
         self._to_the_end = False
         """Whether its body ends with the connection."""
-        self._barren = 0
+        self._came = 0
         self._strange = False
 
     def take(self, data: bytes) -> None:
         """What came next; nothing is the end. Raises `HttpParserError` if that is no answer."""
-        had = len(self.body)
         if not data:
             if not self._to_the_end:
                 raise HttpParserError("The connection ended.")
@@ -152,8 +156,9 @@ class _Answer:
             if not self.whole:
                 raise
             self.another_may_follow = False  # what follows is something that nobody asked for
-        self._barren = 0 if len(self.body) > had else self._barren + len(data)
-        if self._strange or (self._barren > MOST_BARREN_BYTES and not self.whole):
+        self._came += len(data)
+        most = MOST_AROUND_BYTES + MOST_A_BYTE * len(self.body)
+        if self._strange or (self._came > most and not self.whole):
             raise HttpParserError("It is not HTTP/1.1, or has no end.")
 
     def let_go(self) -> None:
@@ -185,7 +190,8 @@ class _Answer:
         self._to_the_end = not sized and self.status not in BODILESS
 
     def on_body(self, data: bytes) -> None:
-        """Some of the body."""
+        """Some of the body; an informational answer has none."""
+        self._strange = self._strange or self._head
         if not self.whole:
             self.body += data
 

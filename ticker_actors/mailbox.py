@@ -97,22 +97,30 @@ class Mailbox(Generic[M]):
     async def ask(self, request: Request[A]) -> A:
         """Put a request, waiting for room, and wait for its answer."""
         channel = self._channel()
-        await self._put(request, Reply(channel[0]))  # type: ignore[arg-type]  # M is a union of requests
+        try:
+            await self._put(request, Reply(channel[0]))  # type: ignore[arg-type]  # M is a union of requests
+        except Stopped:
+            self._keep(channel)
+            raise
         answer: A = await self._answer(channel)
         return answer
 
     async def ask_nowait(self, request: Request[A]) -> A:
         """Put a request only if there is room, and wait for its answer."""
         channel = self._channel()
-        self._put_nowait(request, Reply(channel[0]))  # type: ignore[arg-type]  # as above
+        try:
+            self._put_nowait(request, Reply(channel[0]))  # type: ignore[arg-type]  # as above
+        except (Busy, Stopped):
+            self._keep(channel)
+            raise
         answer: A = await self._answer(channel)
         return answer
 
-    def _channel(self) -> "_Channel":
+    def _channel(self) -> _Channel:
         return self._spare.pop() if self._spare else trio.open_memory_channel[Any](1)
 
-    async def _answer(self, channel: "_Channel") -> Any:  # noqa: ANN401  # of the request's type
-        send, receive = channel
+    async def _answer(self, channel: _Channel) -> Any:  # noqa: ANN401  # of the request's type
+        _, receive = channel
         try:
             answer = await receive.receive()
         except trio.EndOfChannel:
@@ -120,9 +128,13 @@ class Mailbox(Generic[M]):
         except BaseException:  # the caller was cancelled: what is answered now is for nobody
             receive.close()
             raise
-        if len(self._spare) < SPARE_CHANNELS:
-            self._spare.append((send, receive))
+        self._keep(channel)
         return answer
+
+    def _keep(self, channel: _Channel) -> None:
+        """Nothing is in it, and nobody will put anything in."""
+        if len(self._spare) < SPARE_CHANNELS:
+            self._spare.append(channel)
 
     async def _put(self, message: M, reply: Reply[Any]) -> None:
         try:

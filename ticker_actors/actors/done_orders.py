@@ -7,9 +7,9 @@ it tell anything new?
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Container
 
-from ticker_actors.model.orders import BrokerOrder, order_key
+from ticker_actors.model.order_keys import Keys, found, order_key
+from ticker_actors.model.orders import BrokerOrder
 
 
 def mark(row: BrokerOrder) -> int:
@@ -36,7 +36,11 @@ class DoneOrders:
         return len(self._keys)
 
     def __contains__(self, order_id: str) -> bool:
-        return self._find(order_key(order_id)) is not None
+        return self.holds(order_key(order_id))
+
+    def holds(self, key: int) -> bool:
+        """Whether an order of that key is here."""
+        return found(self._keys, key) is not None
 
     def add(self, order_id: str, shown: int) -> None:
         """Take in an order, and the mark of its row."""
@@ -47,21 +51,17 @@ class DoneOrders:
 
     def mark(self, order_id: str) -> int | None:
         """The mark of the row that an order was last shown by; None when it is not here."""
-        place = self._find(order_key(order_id))
+        place = found(self._keys, order_key(order_id))
         return None if place is None else self._marks[place]
 
     def pop(self, order_id: str) -> int | None:
         """Let an order out again, and say its mark; None when it is not here."""
-        place = self._find(order_key(order_id))
+        place = found(self._keys, order_key(order_id))
         if place is None:
             return None
         del self._keys[place]
         return self._marks.pop(place)
 
-    def missing(self, present: Container[int]) -> set[int]:
+    def missing(self, present: Keys) -> set[int]:
         """The keys of the orders that are not among those present."""
-        return {key for key in self._keys if key not in present}
-
-    def _find(self, key: int) -> int | None:
-        place = bisect_left(self._keys, key)
-        return place if place < len(self._keys) and self._keys[place] == key else None
+        return present.missing(self._keys)

@@ -319,6 +319,7 @@ class ExecutorActor:
         answer = await lane.commit_key(draft)
         if not isinstance(answer, Committed):
             lane.ledger.drop(task, now)
+            lane.look_again()  # what waited for its place in the limits may go
             return await self._not_written(answer, request.key, request.account_id)
         lane.ledger.adopt(task, lane.now())
         return Accepted(task)
@@ -432,6 +433,7 @@ class ExecutorActor:
         answer = await lane.commit_key(draft)
         if not isinstance(answer, Committed):
             lane.ledger.drop_batch(legs, now)
+            lane.look_again()
             return await self._batch_not_written(answer, request)
         following = Draft()
         lane.ledger.adopt_batch(following, batch, legs, lane.now())

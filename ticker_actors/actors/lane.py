@@ -32,12 +32,12 @@ from ticker_actors.model.calendar import Moment, trading_day
 from ticker_actors.model.changes import Committed, KeyTaken, Recovered
 from ticker_actors.model.ids import Chance
 from ticker_actors.model.limits import Limits
+from ticker_actors.model.order_keys import order_key
 from ticker_actors.model.orders import (
     BrokerOrder,
     OrderChanges,
     OrderView,
     PlaceOrder,
-    order_key,
 )
 from ticker_actors.model.outcomes import (
     CALL_SECONDS,
@@ -210,13 +210,17 @@ class Lane:
         self._tell(draft)
         calls = [self.ledger.tasks[task_id] for task_id in draft.calls]
         self.ledger.forget(draft)
+        self.look_again()
+        return calls
+
+    def look_again(self) -> None:
+        """Wake who has something to do sooner than it thought when it fell asleep."""
         # A wake-up for nothing is two turns of the scheduler, and this follows every change.
         now = self.now()
         if now.mono + self.ledger.next_turn(now) < self._turn_at:
             self._pump.ring()
         if self._next_read() < self._read_at:
             self._reader.ring()
-        return calls
 
     async def commit_key(self, draft: Draft) -> Committed | KeyTaken | str:
         """Commit a submission. A string says why the database would not take it."""

@@ -8,7 +8,6 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -27,6 +26,7 @@ from ticker_actors.model.calendar import Moment, day_end, end_of, trading_day
 from ticker_actors.model.changes import Attempt, Recovered
 from ticker_actors.model.events import Scribe
 from ticker_actors.model.limits import MOST_MODIFICATIONS, Limits
+from ticker_actors.model.order_keys import Keys, order_key
 from ticker_actors.model.orders import (
     KIND,
     REGISTERED,
@@ -34,7 +34,6 @@ from ticker_actors.model.orders import (
     OrderView,
     PlaceOrder,
     Source,
-    order_key,
 )
 from ticker_actors.model.outcomes import ChangeOutcome, OrderBook, Placed, PlaceOutcome, Trouble
 from ticker_actors.model.risk import RiskLimits
@@ -64,7 +63,7 @@ MOST_AT_ONCE = 200
 """Tasks that one transaction ends or makes unknown: a hundred thousand may expire at one instant,
 or be left behind by a dead process, and new orders must find their place in between."""
 RECOUNT_SECONDS = 30.0
-"""Between two reads of the book that must give every row."""
+"""Between two reads of the book that give every row only to prove an absence."""
 MOST_NAMED = 10
 """Order ids in one message."""
 AMO_DAYS = 4
@@ -369,18 +368,19 @@ class Ledger:
     def recount(self, began: Moment) -> bool:
         """Whether the read of the book that begins now must give every row, and count none.
 
-        So that no order is called absent without a look at each row; after one that counted as done
-        what is open here; and on a new day, whose begin may have come between a row and the look
-        at it. Not every time: thousands of rows take a third of a second.
+        After one that counted as done what is open here, for a leg may wait for it; on a new day,
+        whose begin may have come between a row and the look at it; and so that no order is called
+        absent without a look at each row, but not every time: thousands of them take a third of a
+        second.
         """
-        if began.mono < self._recounted + RECOUNT_SECONDS:
-            return False
-        known = self.views.knows_any(trading_day(began.at), began.mono)
-        watches = self._watches.values()
-        if self._recount or any(watch.wants(began.mono, orders_known=known) for watch in watches):
+        wanted = self._recount
+        if not wanted and began.mono >= self._recounted + RECOUNT_SECONDS:
+            known = self.views.knows_any(trading_day(began.at), began.mono)
+            watches = self._watches.values()
+            wanted = any(watch.wants(began.mono, orders_known=known) for watch in watches)
+        if wanted:
             self._recount, self._recounted = False, began.mono
-            return True
-        return False
+        return wanted
 
     # Time
 
@@ -743,9 +743,7 @@ class Ledger:
             elif task.operation == "modify_order":
                 modifying = True
 
-    def _ask_again(
-        self, draft: Draft, shown: AbstractSet[int] | None, began: Moment, now: Moment
-    ) -> None:
+    def _ask_again(self, draft: Draft, shown: Keys | None, began: Moment, now: Moment) -> None:
         """Cancels and modifies that a read, begun after their answer, shows undone go out again.
 
         `shown`: the keys of the only orders of which the read says anything; None when it is a

@@ -10,8 +10,8 @@ lane takes it back from the store first (`restore`); then it is an order like an
 
 import heapq
 import math
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -22,6 +22,7 @@ from ticker_actors.model import events as catalogue
 from ticker_actors.model import tags
 from ticker_actors.model.calendar import Moment, trading_day
 from ticker_actors.model.events import EventName
+from ticker_actors.model.order_keys import Keys, order_key
 from ticker_actors.model.orders import (
     KIND,
     SETTLED,
@@ -30,7 +31,6 @@ from ticker_actors.model.orders import (
     PlaceOrder,
     Source,
     merge,
-    order_key,
 )
 from ticker_actors.model.tags import Tag
 from ticker_actors.model.tasks import OrderTask
@@ -41,6 +41,7 @@ LEG_SETTLE_READS = (0.05, 0.2, *SETTLE_READS)
 """The same for a leg, on which a whole batch waits."""
 KNOWN_SECONDS = 5.0
 """An order known this long before a read began must be in it, or the read is not valid."""
+_NAMELESS = re.compile(r"~([0-9a-f]{16})")
 LONG_AGO = -float("inf")
 """Since when an order is known that another process had seen."""
 
@@ -181,7 +182,7 @@ class OrderViews:
                 heapq.heappush(self._looks, (now.mono + after, row.order_id))
         return Sighting(view, tag, told)
 
-    def missing(self, day: date, began: float, present: AbstractSet[int]) -> tuple[str, ...]:
+    def missing(self, day: date, began: float, present: Keys) -> tuple[str, ...]:
         """The orders that a whole book of that day, read from `began` on, must hold and does not.
 
         `present`: the keys of those that it holds.
@@ -191,20 +192,17 @@ class OrderViews:
 
     def knows_any(self, day: date, began: float) -> bool:
         """Whether such a book must hold any order at all."""
-        excused = sum(order_id in self._done for order_id in self.excused)
+        excused = sum(self._done.holds(_key(name)) for name in self.excused)
         done = day == self.day and len(self._done) > excused
         return done or any(True for _ in self._expected(day, began))
 
-    def lost(self, day: date, present: AbstractSet[int]) -> set[int]:
+    def lost(self, day: date, present: Keys) -> set[int]:
         """The keys of orders that were let go, and that a book of that day should show and did not.
 
         They have no name here: take them back, and `missing` names them.
         """
         keys = self._done.missing(present) if day == self.day else set()
-        if keys and self.excused:
-            keys -= {order_key(order_id) for order_id in self.excused}
-            keys = {key for key in keys if _nameless(key) not in self.excused}
-        return keys
+        return keys.difference(map(_key, self.excused)) if keys else keys
 
     def _expected(self, day: date, began: float) -> Iterator[str]:
         for order_id, view in self._views.items():
@@ -215,7 +213,7 @@ class OrderViews:
             ):
                 yield order_id
 
-    def contradicted(self, repeated: AbstractSet[int]) -> bool:
+    def contradicted(self, repeated: Keys) -> bool:
         """Whether a book counts as done what is open here: its row was given, and not understood.
 
         So it is with an order whose row had no tag before its order id was known.
@@ -289,3 +287,9 @@ class OrderViews:
 def _nameless(key: int) -> str:
     """What an order is called whose key is all that is left of it: the store has lost it."""
     return f"~{key:016x}"
+
+
+def _key(name: str) -> int:
+    """The key of an order, by its id or by that name."""
+    match = _NAMELESS.fullmatch(name)
+    return order_key(name) if match is None else int(match[1], 16)

@@ -5,7 +5,6 @@ Names and statuses are Kite Connect's (https://kite.trade/docs/connect/v3/orders
 
 from collections.abc import Iterator
 from datetime import date
-from hashlib import blake2b
 from typing import Annotated, Literal
 
 import msgspec
@@ -187,15 +186,6 @@ class BrokerOrder(msgspec.Struct, frozen=True, kw_only=True):
     def all_tags(self) -> tuple[str, ...]:
         """Every tag of the row: Kite shows a tag in `tag`, in `tags`, or in both."""
         return self.tags if self.tag is None else (self.tag, *self.tags)
-
-
-def order_key(order_id: str) -> int:
-    """64 bits that stand for an order id where thousands are remembered or compared.
-
-    Two of a day's 5 000 orders have the same once in a million million days.
-    """
-    text = order_id.encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
 
 
 class OrderView(msgspec.Struct, frozen=True, kw_only=True):

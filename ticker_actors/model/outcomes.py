@@ -6,7 +6,8 @@ The classes are those of the order protocol: everything that is not proved is `U
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ticker_actors.model.orders import BrokerOrder, order_key
+from ticker_actors.model.order_keys import NONE, Keys, order_key
+from ticker_actors.model.orders import BrokerOrder
 
 CALL_SECONDS = 7.0
 """The most that one broker call may take, in all: the official clients wait as long for a read."""
@@ -72,13 +73,13 @@ class OrderBook:
 
     orders: tuple[BrokerOrder, ...]
     """Its rows, but for those that are only counted."""
-    repeated: frozenset[int] = frozenset()
+    repeated: Keys = NONE
     """The `order_key` of each row that is only counted: it is terminal, and the very one that the
     read before has given, whole or counted. A broker need not count: it may give every row."""
 
-    def present(self) -> frozenset[int]:
+    def present(self) -> Keys:
         """The `order_key` of every order that it shows."""
-        return self.repeated.union([order_key(row.order_id) for row in self.orders])
+        return Keys((*self.repeated, *(order_key(row.order_id) for row in self.orders)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Unreadable:
     """The rows for which the whole read is not valid."""
     orders: tuple[BrokerOrder, ...] = ()
     """Its other rows: these orders are there, whatever the bad rows hide."""
-    repeated: frozenset[int] = frozenset()
+    repeated: Keys = NONE
     """Those of them that are only counted, as in an `OrderBook`."""
 
 

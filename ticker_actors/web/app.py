@@ -8,7 +8,6 @@ from quart import Response, g, has_request_context, request, websocket
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
-from ticker_actors.mailbox import Busy, Stopped
 from ticker_actors.web import (
     accounts,
     batches,
@@ -23,9 +22,9 @@ from ticker_actors.web import (
 )
 from ticker_actors.web.arrival import hang_up_unless_arrived
 from ticker_actors.web.doors import Doors
-from ticker_actors.web.express import Express, admit
+from ticker_actors.web.express import Express
 from ticker_actors.web.parts import Parts
-from ticker_actors.web.problems import Problem, overloaded, stopping
+from ticker_actors.web.problems import Problem, stopping
 
 MAX_BODY_BYTES = 256 * 1024
 """50 legs are about 25 KB; a body far above that is a mistake or an attack."""
@@ -62,7 +61,7 @@ def create_app(parts: Parts) -> QuartTrio:
     async def enter() -> Response | None:
         g.began = trio.current_time()
         g.client = clients.address(request, trusted)
-        admit(parts, doors, request)
+        doors.admit(parts, request)
         return doors.preflight(request)
 
     @app.before_websocket
@@ -93,18 +92,6 @@ def create_app(parts: Parts) -> QuartTrio:
 def answer_errors(app: QuartTrio) -> None:
     """Every error is problem+json."""
 
-    @app.errorhandler(Problem)
-    async def refused(error: Problem) -> Response:
-        return error.response()
-
-    @app.errorhandler(Busy)
-    async def busy(_: Busy) -> Response:
-        return overloaded().response()
-
-    @app.errorhandler(Stopped)
-    async def stopped(_: Stopped) -> Response:
-        return stopping().response()
-
     @app.errorhandler(HTTPException)
     async def http(error: HTTPException) -> Response:
         status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -118,7 +105,9 @@ def answer_errors(app: QuartTrio) -> None:
         return response
 
     @app.errorhandler(Exception)
-    async def bug(error: Exception) -> Response:
+    async def other(error: Exception) -> Response:
+        if (problem := problems.problem_of(error)) is not None:
+            return problem.response()
         path = request.path if has_request_context() else websocket.path
         _log.error("request failed", path=path, client=g.get("client"), exc_info=error)
         return problems.bug().response()

@@ -49,7 +49,7 @@ def blueprint(parts: Parts) -> Blueprint:
 
 async def place(parts: Parts, asked: AnyRequest, raw: bytes) -> Answer:
     """`POST /advanced/batch-orders`."""
-    wait = decoding.query(decoding.BatchWait, asked.args).wait
+    wait = decoding.query(decoding.BatchWait, asked).wait
     key = decoding.idempotency_key(asked)
     body, sent = decoding.read(raw, BatchBody)
     submitted = await parts.executor.submit_batch(

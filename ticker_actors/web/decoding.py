@@ -6,8 +6,7 @@ from typing import Annotated, TypeVar, cast
 
 import msgspec
 from msgspec import Meta
-from quart import g, request
-from werkzeug.datastructures import MultiDict
+from quart import Websocket, g, request
 
 from ticker_actors.model.orders import PRINTABLE, FieldProblem
 from ticker_actors.model.validation import complaint, hints, order_conflicts, problems
@@ -76,14 +75,14 @@ def idempotency_key(asked: AnyRequest | None = None) -> str | None:
     return key
 
 
-def query(kind: type[T], args: MultiDict[str, str] | None = None) -> T:
+def query(kind: type[T], asked: AnyRequest | Websocket | None = None) -> T:
     """The query string as a struct. Text is all that a URL can hold, so here "5" means 5.
 
-    `args`: those of what is not Quart's present request.
+    `asked`: what is not Quart's present request.
     """
     errors: list[FieldProblem] = []
     kinds, found = hints(kind), {}
-    args = request.args if args is None else args
+    args = (asked or request).args
     for name in args:
         if name not in kinds:
             errors.append((name, "is not a parameter of this request"))

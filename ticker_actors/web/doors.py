@@ -16,12 +16,14 @@ from quart import Response, Websocket
 
 from ticker_actors.settings import Settings
 from ticker_actors.web import tickets
+from ticker_actors.web.parts import Parts
 from ticker_actors.web.plain import AnyRequest
-from ticker_actors.web.problems import Problem
+from ticker_actors.web.problems import Problem, database_away, stopping
 from ticker_actors.web.tickets import Tickets
 
 OPEN_PATHS = frozenset({"/health"})
 """Load balancers ask without a key; they get the status without the details."""
+WITHOUT_DATABASE = frozenset({"/", "/health", "/metrics"})
 POSTBACKS = "/advanced/postback/"
 """Kite sends these: it has no key of ours, and calls us by a name that we may not know. Its
 checksum is judged by the handler, and a postback does nothing but cause a read."""
@@ -56,6 +58,14 @@ class Doors:
             )
         if not isinstance(request, Websocket):
             _check_content_type(request)
+
+    def admit(self, parts: Parts, request: AnyRequest) -> None:
+        """Raise the `Problem` for which this request is not taken now, whatever it asks for."""
+        self.check(request)
+        if parts.stopping.is_set() and request.path != "/health":
+            raise stopping()
+        if parts.tables.away_seconds and request.path not in WITHOUT_DATABASE:
+            raise database_away()
 
     def holds_key(self, request: AnyRequest | Websocket) -> bool:
         """Whether the request carries the key, or none is needed."""

@@ -11,28 +11,16 @@ import structlog
 import trio
 from hypercorn.typing import ASGISendCallable, HTTPScope
 
-from ticker_actors.mailbox import Busy, Stopped
 from ticker_actors.web import clients
 from ticker_actors.web.doors import Doors
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.plain import Answer, AnyRequest, PlainRequest
-from ticker_actors.web.problems import Problem, bug, database_away, overloaded, stopping
-
-WITHOUT_DATABASE = frozenset({"/", "/health", "/metrics"})
+from ticker_actors.web.problems import Problem, bug, problem_of
 
 Handler = Callable[[Parts, AnyRequest, bytes], Awaitable[Answer]]
 """Answers a request whose body is there. Raises `Problem`."""
 
 _log = structlog.get_logger(__name__)
-
-
-def admit(parts: Parts, doors: Doors, asked: AnyRequest) -> None:
-    """Raise the `Problem` for which this request is not taken now, whatever it asks for."""
-    doors.check(asked)
-    if parts.stopping.is_set() and asked.path != "/health":
-        raise stopping()
-    if parts.tables.away_seconds and asked.path not in WITHOUT_DATABASE:
-        raise database_away()
 
 
 class Express:
@@ -58,10 +46,10 @@ class Express:
         """Answer one of them."""
         began, asked = trio.current_time(), PlainRequest(scope)
         try:
-            admit(self._parts, self._doors, asked)
+            self._doors.admit(self._parts, asked)
             answer = await self._handlers[asked.path](self._parts, asked, body)
         except Exception as error:  # noqa: BLE001  # told, and logged where it is a bug
-            answer = self._problem(error, asked).answer()
+            answer = (problem_of(error) or self._bug(error, asked)).answer()
         seconds = trio.current_time() - began
         self._parts.metrics.http.labels("POST", asked.path, answer.status).observe(seconds)
         answer.headers.update(self._doors.origin_headers(asked))
@@ -69,15 +57,7 @@ class Express:
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": answer.body, "more_body": False})
 
-    def _problem(self, error: Exception, asked: PlainRequest) -> Problem:
-        match error:
-            case Problem():
-                return error
-            case Busy():
-                return overloaded()
-            case Stopped():
-                return stopping()
-            case _:
-                client = clients.address(asked, self._parts.settings.proxies)
-                _log.error("request failed", path=asked.path, client=client, exc_info=error)
-                return bug()
+    def _bug(self, error: Exception, asked: PlainRequest) -> Problem:
+        client = clients.address(asked, self._parts.settings.proxies)
+        _log.error("request failed", path=asked.path, client=client, exc_info=error)
+        return bug()

@@ -106,8 +106,10 @@ class PlainRequest:
         """The query."""
         query = self._scope["query_string"]
         # As Quart has it; most have none.
-        pairs = parse_qsl(query.decode(), keep_blank_values=True, errors="werkzeug.url_quote")
-        return MultiDict(pairs if query else ())
+        if not query:
+            return MultiDict()
+        text = query.decode()
+        return MultiDict(parse_qsl(text, keep_blank_values=True, errors="werkzeug.url_quote"))
 
 
 AnyRequest = Request | PlainRequest

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from quart import Response
 
+from ticker_actors.mailbox import Busy, Stopped
 from ticker_actors.model.orders import FieldProblem
 from ticker_actors.web.plain import Answer
 
@@ -114,6 +115,19 @@ def unanswered(name: str) -> Problem:
 def not_found(what: str) -> Problem:
     """There is no such thing."""
     return Problem(HTTPStatus.NOT_FOUND, f"There is no {what}.")
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """What a client is told of an error that is none of ours; None of one that is a bug."""
+    match error:
+        case Problem():
+            return error
+        case Busy():
+            return overloaded()
+        case Stopped():
+            return stopping()
+        case _:
+            return None
 
 
 def bug() -> Problem:

@@ -66,7 +66,7 @@ def blueprint(parts: Parts, issued: Tickets) -> Blueprint:
 
     @routes.websocket("/advanced/ws/orders/<account_id>")
     async def orders(account_id: str) -> None:
-        wish = decoding.query(StreamQuery, websocket.args)
+        wish = decoding.query(StreamQuery, websocket)
         if wish.snapshot and wish.v == 1:
             raise bad_fields([("snapshot", "needs v=2")])
         if account_id not in parts.executor.accounts:

@@ -156,7 +156,7 @@ def blueprint(parts: Parts) -> Blueprint:
 
 async def place(parts: Parts, asked: AnyRequest, raw: bytes) -> Answer:
     """`POST /orders`."""
-    wait = decoding.query(decoding.Wait, asked.args).wait
+    wait = decoding.query(decoding.Wait, asked).wait
     key = decoding.idempotency_key(asked)
     body, sent = decoding.read(raw, OrderBody)
     account_id = parts.account(body.account_id)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from ticker_actors.exchange import wire, wire_rows
 from ticker_actors.http1 import HttpResult, Lost, Reply, Unsent
+from ticker_actors.model.order_keys import NONE, Keys
 from ticker_actors.model.orders import BrokerOrder
 from ticker_actors.model.outcomes import (
     Accepted,
@@ -103,7 +104,7 @@ def order_book(result: HttpResult) -> OrderBook | Unreadable:
 def bad_rows(
     bad: tuple[BadRow, ...],
     orders: tuple[BrokerOrder, ...] = (),
-    repeated: frozenset[int] = frozenset(),
+    repeated: Keys = NONE,
 ) -> Unreadable:
     """The verdict on an answer with rows that cannot be understood; the others are there."""
     first = bad[0]
