@@ -1276,8 +1276,7 @@ async def test_batch_of_a_used_key_uses_up_nothing(autojump_clock: MockClock) ->
     assert len(world.broker.sent()) == 2
 
 
-@pytest.mark.parametrize("_", range(8))  # Trio goes either way
-async def test_place_that_a_replay_gives_back_is_used(autojump_clock: MockClock, _: int) -> None:
+async def test_place_that_a_replay_gives_back_is_used(autojump_clock: MockClock) -> None:
     """An order that waited for a place in the limits goes as soon as a replayed batch frees one."""
     world = World(broker=FakeBroker(), limits=Limits(0, 3, 0))
     key = ClientKey("k", "hash")
