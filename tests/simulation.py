@@ -406,10 +406,13 @@ class Simulation:
         return all(self.exchange.day_of(row) == today for row in rows)
 
     def _held(self) -> Iterator[str]:
-        """Orders that are done, and are in memory all the same."""
+        """Orders that are done, which today's book shows, and that are in memory all the same.
+
+        Of one sent just before midnight and first seen after it, no book tells any more.
+        """
         if self.process is not None:
             for view in self.process.lane.ledger.views._views.values():
-                if view.order.terminal:
+                if view.order.terminal and self.exchange_shows([view.order]):
                     yield f"15: {view.order.order_id} ({view.order.status}) was not let go"
 
     def _tables(self) -> object:

@@ -15,7 +15,7 @@ from ticker_actors.actors.ledger import Ledger
 from ticker_actors.actors.order_view import OrderViews
 from ticker_actors.model import tasks
 from ticker_actors.model.absence import AbsenceWatch
-from ticker_actors.model.order_keys import order_key
+from ticker_actors.model.order_keys import Keys, order_key
 from ticker_actors.model.outcomes import OrderBook
 from ticker_actors.model.tasks import CancelAsked, Interrupted, OrderTask, Phase, Sent
 
@@ -106,8 +106,8 @@ def tag_is_not_stored(patch: pytest.MonkeyPatch) -> None:
 def counted_rows_are_not_there(patch: pytest.MonkeyPatch) -> None:
     """Of a book, only the rows that it gives whole are present."""
 
-    def given(self: OrderBook) -> frozenset[int]:
-        return frozenset(order_key(row.order_id) for row in self.orders)
+    def given(self: OrderBook) -> Keys:
+        return Keys(order_key(row.order_id) for row in self.orders)
 
     patch.setattr(OrderBook, "present", given)
 
