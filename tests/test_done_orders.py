@@ -30,9 +30,10 @@ from tests.fakes import (
 )
 from ticker_actors.actors.done_orders import DoneOrders, mark
 from ticker_actors.actors.draft import Draft
-from ticker_actors.actors.lane import IDLE_READ, MISMATCH_SECONDS, ONE_BY_ONE
+from ticker_actors.actors.lane import IDLE_READ, MISMATCH_SECONDS
 from ticker_actors.actors.ledger import Ledger
 from ticker_actors.actors.order_view import KNOWN_SECONDS, OrderViews
+from ticker_actors.actors.recall import ONE_BY_ONE
 from ticker_actors.actors.requests import Accepted, Denied, NotFound
 from ticker_actors.model.accounts import AccountState
 from ticker_actors.model.calendar import Moment

@@ -221,7 +221,7 @@ async def test_forgetting_the_book_lets_every_row_be_given_again() -> None:
         first = await broker.orders()
         assert isinstance(first, OrderBook)
         second = await broker.orders()
-        assert second == OrderBook((), first.present())
+        assert second == OrderBook((), first.present)
         broker.forget_book()
         assert await broker.orders() == first
 

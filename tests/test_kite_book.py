@@ -92,7 +92,7 @@ def test_a_row_at_its_end_is_given_once_and_then_counted() -> None:
     found = book(reader, reply(busted))
     assert found.orders == order_book(reply(busted[2:])).orders
     assert set(found.repeated) == {*KEYS} - {order_key(ROWS[2]["order_id"])}
-    assert found.present() == KEYS
+    assert found.present == KEYS
     assert book(reader, reply(busted)) == OrderBook((), KEYS)
 
 

@@ -109,7 +109,7 @@ def counted_rows_are_not_there(patch: pytest.MonkeyPatch) -> None:
     def given(self: OrderBook) -> Keys:
         return Keys(order_key(row.order_id) for row in self.orders)
 
-    patch.setattr(OrderBook, "present", given)
+    patch.setattr(OrderBook, "present", property(given))
 
 
 def done_orders_stay_as_they_were(patch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ async def test_rows_at_their_end_are_given_once(path: Path, clock: HandClock) ->
         assert [row.order_id for row in first.orders] == [done, resting]
         assert [row.order_id for row in second.orders] == [resting]
         assert set(second.repeated) == {order_key(done)}
-        assert second.present() == first.present()
+        assert second.present == first.present
         broker.forget_book()
         assert await broker.orders() == first
 

@@ -327,7 +327,7 @@ class ExecutorActor:
     async def _submit_change(self, request: ModifyOrder | CancelOrder) -> Submitted:
         lane = self._lanes[request.account_id]
         changes = request.changes if isinstance(request, ModifyOrder) else None
-        known = await lane.order(request.order_id)
+        known = await lane.recall.order(request.order_id)
         if known is None:
             return await self._replay(request) or NotFound()
         if changes is not None:
@@ -360,7 +360,7 @@ class ExecutorActor:
         answer = await lane.commit_key(draft)
         if not isinstance(answer, Committed):
             return await self._not_written(answer, request.key, request.account_id)
-        await lane.order(request.order_id)  # it may have been let go meanwhile
+        await lane.recall.order(request.order_id)  # it may have been let go meanwhile
         draft = Draft()
         lane.ledger.request_change(draft, task, lane.now())
         lane.ledger.advance(draft, lane.now())

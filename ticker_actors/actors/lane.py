@@ -9,7 +9,7 @@ and `_keep_reading` reads the order book until it shows the order or proves that
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,19 +24,18 @@ from ticker_actors.actors.draft import Draft
 from ticker_actors.actors.ledger import Ledger
 from ticker_actors.actors.persistence import PersistenceActor, Wakeup
 from ticker_actors.actors.ports import Clock, Reads, Trading
+from ticker_actors.actors.recall import Recall
 from ticker_actors.mailbox import Reply
 from ticker_actors.metrics import Metrics
 from ticker_actors.model import batches as saga
 from ticker_actors.model.accounts import AccountState, Standing
-from ticker_actors.model.calendar import Moment, trading_day
+from ticker_actors.model.calendar import Moment
 from ticker_actors.model.changes import Committed, KeyTaken, Recovered
 from ticker_actors.model.ids import Chance
 from ticker_actors.model.limits import Limits
-from ticker_actors.model.order_keys import order_key
 from ticker_actors.model.orders import (
     BrokerOrder,
     OrderChanges,
-    OrderView,
     PlaceOrder,
 )
 from ticker_actors.model.outcomes import (
@@ -46,7 +45,6 @@ from ticker_actors.model.outcomes import (
     FeedItem,
     FeedLost,
     NotSent,
-    OrderBook,
     PlaceOutcome,
     Refused,
     Unreadable,
@@ -77,8 +75,6 @@ MOST_NAMED = 10
 """Order ids in one line of the log."""
 ROWS_AT_ONCE = 200
 """Rows of a book that are looked at in one go, for one transaction: others wait meanwhile."""
-ONE_BY_ONE = 20
-"""Orders that are taken back by as many questions; for more, all of the day are asked for."""
 GATE_READ = 1.0
 GOAL_READ = 0.5
 FEED_DOWN_READ = 2.0
@@ -129,6 +125,7 @@ class Lane:
         self.ledger = ledger
         self.account_id = ledger.account_id
         self.checks = Checks(trading.risk, ledger, trading.broker)
+        self.recall = Recall(ledger, reads)
         self._broker = trading.broker
         self._broker_name = trading.name
         self._persistence = persistence
@@ -153,7 +150,6 @@ class Lane:
         self._turn_at = math.inf
         """The same of the pump."""
         self._waits: set[trio.CancelScope] = set()
-        self._recalling = trio.Lock()
 
     def start(self, found: Recovered, nursery: trio.Nursery) -> None:
         """Go on with what a dead process left, then begin to serve."""
@@ -435,10 +431,7 @@ class Lane:
             self._broker.forget_book()
         with self._until_stopped():
             book = await self._broker.orders()
-            rows = self.ledger.views.news(book.orders)
-            await self._take_back(self.ledger.views.wanted(rows))
-            await self._recall(rows)
-            await self._name_lost(book, began)
+            rows = await self.recall.for_book(book, began)
         if self.ledger.admission.stopping:
             return
         self._metrics.stage.labels("order book read").observe(trio.current_time() - began.mono)
@@ -496,56 +489,9 @@ class Lane:
         if now.mono - self._missed_at > MISMATCH_SECONDS:
             self.ledger.mistrust(draft, now)
 
-    async def order(self, order_id: str) -> OrderView | None:
-        """An order of today, taken back when it had been let go; None when there is none."""
-        if self.ledger.views.let_go(order_id):
-            await self._take_back([order_id])
-        return self.ledger.views.get(order_id)
-
-    async def _take_back(self, order_ids: Collection[str]) -> None:
-        """Fetch orders that were let go: something new is told of them, or wanted of them."""
-        if not order_ids:
-            return
-        async with self._recalling:
-            found: dict[str, OrderView] = {}
-            if len(order_ids) > ONE_BY_ONE:
-                views = await self._reads.orders(self.account_id, self.ledger.views.day)
-                found = {view.order.order_id: view for view in views}
-            for order_id in order_ids:
-                view = found.get(order_id) or await self._reads.order(self.account_id, order_id)
-                if view is None:
-                    _log.error("order not stored", account_id=self.account_id, order_id=order_id)
-                else:
-                    self.ledger.views.restore(view)
-
-    async def _name_lost(self, book: OrderBook | Unreadable, began: Moment) -> None:
-        """Fetch the orders that a book should show and does not, if they had been let go."""
-        if isinstance(book, Unreadable):
-            return
-        views = self.ledger.views
-        if lost := views.lost(trading_day(began.at), book.present()):
-            async with self._recalling:
-                for view in await self._reads.orders(self.account_id, views.day):
-                    if order_key(view.order.order_id) in lost:
-                        views.restore(view)
-
-    async def _recall(self, rows: Sequence[BrokerOrder]) -> None:
-        """Fetch what the store knows of orders with our tag that the ledger does not hold."""
-        if not self.ledger.strangers(rows):
-            return  # as it is nearly always, and a lock is a turn of the scheduler
-        async with self._recalling:
-            for order_id, intent in self.ledger.strangers(rows).items():
-                task = await self._reads.task_by_intent(intent)
-                if task is not None and task.account_id != self.account_id:
-                    task = None  # two accounts are one at the broker: not ours to write
-                view = await self._reads.order(self.account_id, order_id)
-                if task is None:
-                    _log.error("order with our tag but no task", order_id=order_id, intent=intent)
-                self.ledger.remember(order_id, task, view)
-
     async def cancel_task(self, task_id: str) -> OrderTask | None:
         """A task's owner does not want it any more. The task as it stands then."""
-        async with self._recalling:  # what is read here is the newest: nobody else takes it up
+        async with self.recall.turn:
             task = self.ledger.tasks.get(task_id) or await self._reads.task(task_id)
             if task is None:
                 return None
@@ -571,7 +517,7 @@ class Lane:
             with self._until_stopped():
                 item = await anext(updates, None)
                 if isinstance(item, BrokerOrder):
-                    await self._recall([item])
+                    await self.recall.strangers([item])
             if self.ledger.admission.stopping:
                 return
             draft, now = Draft(), self.now()

@@ -346,7 +346,7 @@ class Ledger:
 
         Only such a read is valid: it opens the gate, and counts as evidence of absence.
         """
-        day, present = trading_day(began.at), book.present()
+        day, present = trading_day(began.at), book.present
         self.missing = self.views.missing(day, began.mono, present)
         valid = not self.missing and day == trading_day(now.at)
         if self.views.contradicted(book.repeated):

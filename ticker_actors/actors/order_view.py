@@ -4,8 +4,8 @@ Synchronous, like the ledger that it is a part of. Questions that are asked afte
 order still open, is any not settled) look only at the open ones: a day has thousands of the others.
 
 Those are let go, all but twelve bytes, once nothing is expected of them: the store has the order,
-the book shows the same end of it, and no task waits for it. When something new is told of one, the
-lane takes it back from the store first (`restore`); then it is an order like any other.
+the book shows the same end of it, and no task waits for it. When something new is told of one, it
+is first taken back from the store (`recall`); then it is an order like any other.
 """
 
 import heapq
@@ -41,9 +41,10 @@ LEG_SETTLE_READS = (0.05, 0.2, *SETTLE_READS)
 """The same for a leg, on which a whole batch waits."""
 KNOWN_SECONDS = 5.0
 """An order known this long before a read began must be in it, or the read is not valid."""
-_NAMELESS = re.compile(r"~([0-9a-f]{16})")
 LONG_AGO = -float("inf")
 """Since when an order is known that another process had seen."""
+
+_NAMELESS = re.compile(r"~([0-9a-f]{16})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ The classes are those of the order protocol: everything that is not proved is `U
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from ticker_actors.model.order_keys import NONE, Keys, order_key
@@ -67,7 +68,7 @@ PlaceOutcome = Placed | NotSent | Refused | Unknown
 ChangeOutcome = Accepted | NotSent | Refused | Unknown
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OrderBook:
     """One whole read of the day's order book of one account."""
 
@@ -77,6 +78,7 @@ class OrderBook:
     """The `order_key` of each row that is only counted: it is terminal, and the very one that the
     read before has given, whole or counted. A broker need not count: it may give every row."""
 
+    @cached_property
     def present(self) -> Keys:
         """The `order_key` of every order that it shows."""
         return Keys((*self.repeated, *(order_key(row.order_id) for row in self.orders)))
