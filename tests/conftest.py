@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import structlog
 import trio
 
 from tests.postgres import Server, execute
@@ -45,6 +46,13 @@ def _within(seconds: float, test: Callable[..., Awaitable[None]]) -> Callable[..
             pytest.fail(f"hung for {seconds} s")
 
     return guarded
+
+
+@pytest.fixture
+def log() -> Iterator[list[Any]]:
+    """What was logged, instead of lines on the terminal."""
+    with structlog.testing.capture_logs() as lines:
+        yield lines
 
 
 _numbers = itertools.count()

@@ -70,6 +70,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 ACCOUNT = "primary"
 INSTALLATION = "ABC"
+OPENED = 0.2
+"""Seconds after which the first read of the book has opened the gate."""
 MORNING = datetime(2026, 3, 2, 4, 30, tzinfo=UTC)
 """Monday, 10:00 IST."""
 NO_LIMITS = Limits(0, 0, 0)

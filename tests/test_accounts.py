@@ -9,6 +9,7 @@ from trio.testing import MockClock
 from tests.asking import batched, cancelled, finished, modified, submit, until
 from tests.fakes import (
     ACCOUNT,
+    OPENED,
     FakeBroker,
     ScriptedBroker,
     StaleBook,
@@ -46,7 +47,6 @@ from ticker_actors.model.portfolio import Position, Positions
 from ticker_actors.model.risk import RiskLimits
 from ticker_actors.model.tasks import Reason, TaskStatus
 
-OPENED = 0.2
 DEAD_TOKEN = Refused(
     "TokenException", "Token is invalid or has expired.", retryable=True, trouble="login_required"
 )

@@ -1,14 +1,11 @@
 """Orders that are done and let go: nobody outside can tell, and memory hardly can."""
 
-from array import array
 from collections import Counter
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import msgspec
 import pytest
-import structlog
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +16,7 @@ from tests.fakes import (
     ACCOUNT,
     MORNING,
     NO_LIMITS,
+    OPENED,
     Connection,
     FakeBroker,
     Process,
@@ -53,20 +51,13 @@ from ticker_actors.model.outcomes import (
 )
 from ticker_actors.model.tasks import Phase, Reason, TaskStatus
 
-OPENED = 0.2
-"""Seconds after which the first read of the book has opened the gate."""
+pytestmark = pytest.mark.usefixtures("log")
+
 EVENING = MORNING + timedelta(hours=13, minutes=58)
 """23:58 IST."""
 SOON = KNOWN_SECONDS + 0.5
 LATER = 2 * IDLE_READ + 1
 """Seconds in which the book is read twice."""
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[list[Any]]:
-    """What was logged, instead of lines on the terminal."""
-    with structlog.testing.capture_logs() as lines:
-        yield lines
 
 
 @pytest.fixture
@@ -507,7 +498,7 @@ async def test_an_order_whose_row_came_before_its_id_is_seen_at_last(
     autojump_clock: MockClock,
 ) -> None:
     """Its row had no tag, was at its end, and was given before the reply named the order."""
-    world = World(broker=Untagged())
+    world = World(broker=Untagged("INFY", reply_seconds=5))
     async with world.process() as process:
         await trio.sleep(OPENED)
         task = await submit(process)
@@ -520,15 +511,20 @@ async def test_an_order_whose_row_came_before_its_id_is_seen_at_last(
 
 
 class Untagged(FakeBroker):
-    """Its orders are filled at once, its replies are slow, and its rows have no tag."""
+    """Its orders of one symbol are filled at once, their replies slow, and their rows untagged."""
+
+    def __init__(self, symbol: str, reply_seconds: float) -> None:
+        super().__init__()
+        self.symbol = symbol
+        self.reply_seconds = reply_seconds
 
     async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
         self.note("place", tag)
         order_id = self.accept(order, tag)
-        self.book[order_id] = msgspec.structs.replace(
-            self.book[order_id], tag=None, tags=(), status="COMPLETE"
-        )
-        await trio.sleep(5)
+        if order.tradingsymbol == self.symbol:
+            row = {"tag": None, "tags": (), "filled_quantity": order.quantity}
+            self.show(order_id, push=False, status="COMPLETE", pending_quantity=0, **row)
+            await trio.sleep(self.reply_seconds)
         return Placed(order_id)
 
 
@@ -654,6 +650,36 @@ async def test_a_start_after_midnight_takes_yesterdays_book_in_once(
         assert asked == before
 
 
+async def test_a_leg_that_was_only_counted_is_found_in_time(autojump_clock: MockClock) -> None:
+    """Each of two batches succeeds: the second one's leg does not wait for the first's recount."""
+    world = World(broker=Untagged("U", reply_seconds=2))
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        for _ in range(2):
+            batch_id = await batched(process, limit_order("U"), limit_order("B"))
+            await trio.sleep(1)
+            await read(process)  # before its reply: the row cannot be anybody's
+            answer = await batch_answer(process, batch_id)
+            assert (answer["state"], answer["error"]) == ("succeeded", None)
+
+
+async def test_an_excused_order_without_a_name_is_not_known(autojump_clock: MockClock) -> None:
+    """One that the store has lost and the operator has accepted proves nothing by its absence."""
+    world = World(broker=StaleBook())
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        (order_id,) = await filled(process, world)
+        del world.store.orders[ACCOUNT, order_id]
+        world.broker.hidden = {order_id}
+        await read(process)
+        (state,) = await process.executor.lanes()
+        assert state.missing[0].startswith("~")
+        await process.executor.set_state(ACCOUNT, AccountState.ACTIVE, "seen", state.missing)
+        views, now = process.lane.ledger.views, process.lane.now()
+        assert not views.lost(views.day, Keys())
+        assert not views.knows_any(views.day, now.mono)
+
+
 # The parts
 
 
@@ -701,64 +727,3 @@ def test_a_mark_tells_every_change_of_a_row() -> None:
         value = getattr(plain, name)
         other = ("x",) if isinstance(value, tuple) else f"{value}x"
         assert mark(msgspec.structs.replace(plain, **{name: other})) != mark(plain)
-
-
-@given(st.lists(st.integers(0, 2**64 - 1)), st.lists(st.integers(0, 2**64 - 1)))
-def test_keys_are_a_set(some: list[int], others: list[int]) -> None:
-    """Each is there once, whatever the order and however often it came."""
-    keys, mixed = Keys(some), sorted({*some[::2], *others})
-    assert (list(keys), len(keys)) == (sorted({*some}), len({*some}))
-    assert all(key in keys for key in some)
-    assert [key in keys for key in others] == [key in some for key in others]
-    assert keys.missing(array("Q", mixed)) == {*mixed} - {*some}
-    assert keys == Keys(reversed(some))
-    assert hash(keys) == hash(Keys(some))
-
-
-class UntaggedLegs(FakeBroker):
-    """Fills orders of a symbol at once, answers late, and shows them without a tag."""
-
-    async def place(self, order: PlaceOrder, tag: str) -> PlaceOutcome:
-        self.note("place", tag)
-        order_id = self.accept(order, tag)
-        if order.tradingsymbol == "U":
-            self.book[order_id] = msgspec.structs.replace(
-                self.book[order_id],
-                tag=None,
-                tags=(),
-                status="COMPLETE",
-                filled_quantity=order.quantity,
-                pending_quantity=0,
-            )
-            await trio.sleep(2)
-        return Placed(order_id)
-
-
-async def test_a_leg_that_was_only_counted_is_found_in_time(autojump_clock: MockClock) -> None:
-    """Each of two batches succeeds: the second one's leg does not wait for the first's recount."""
-    world = World(broker=UntaggedLegs())
-    async with world.process() as process:
-        await trio.sleep(OPENED)
-        for _ in range(2):
-            batch_id = await batched(process, limit_order("U"), limit_order("B"))
-            await trio.sleep(1)
-            await read(process)  # before its reply: the row cannot be anybody's
-            answer = await batch_answer(process, batch_id)
-            assert (answer["state"], answer["error"]) == ("succeeded", None)
-
-
-async def test_an_excused_order_without_a_name_is_not_known(autojump_clock: MockClock) -> None:
-    """One that the store has lost and the operator has accepted proves nothing by its absence."""
-    world = World(broker=StaleBook())
-    async with world.process() as process:
-        await trio.sleep(OPENED)
-        (order_id,) = await filled(process, world)
-        del world.store.orders[ACCOUNT, order_id]
-        world.broker.hidden = {order_id}
-        await read(process)
-        (state,) = await process.executor.lanes()
-        assert state.missing[0].startswith("~")
-        await process.executor.set_state(ACCOUNT, AccountState.ACTIVE, "seen", state.missing)
-        views, now = process.lane.ledger.views, process.lane.now()
-        assert not views.lost(views.day, Keys())
-        assert not views.knows_any(views.day, now.mono)

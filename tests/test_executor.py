@@ -1,6 +1,6 @@
 """The ExecutorActor on a mocked clock: what is sent, when, and what is told of it."""
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 from itertools import pairwise
 from random import Random
@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import msgspec
 import pytest
-import structlog
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -26,6 +25,7 @@ from tests.fakes import (
     KITE_LIMITS,
     MORNING,
     NOT_SENT,
+    OPENED,
     REFUSED,
     TOKEN_DEAD,
     EndedFeed,
@@ -83,18 +83,11 @@ from ticker_actors.model.outcomes import (
 )
 from ticker_actors.model.tasks import OrderTask, Phase, Reason, TaskStatus
 
-OPENED = 0.2
-"""Seconds after which the first read of the book has opened the gate."""
+pytestmark = pytest.mark.usefixtures("log")
+
 EVENING = MORNING + timedelta(hours=13, minutes=59)
 """23:59 IST."""
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture(autouse=True)
-def log() -> Iterator[list[Any]]:
-    """What was logged, instead of lines on the terminal."""
-    with structlog.testing.capture_logs() as lines:
-        yield lines
 
 
 def data(store: MemoryStore, name: str) -> list[Any]:

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -12,6 +11,8 @@ import pytest
 import trio
 from hypercorn.typing import ASGISendCallable, HTTPScope
 
+from bench.sample import ORDER
+from bench.web import BODY, TASK
 from tests.asking import until
 from ticker_actors.actors.requests import (
     Accepted,
@@ -26,7 +27,6 @@ from ticker_actors.actors.requests import (
 from ticker_actors.mailbox import Busy, Stopped
 from ticker_actors.metrics import Metrics
 from ticker_actors.model.orders import PlaceOrder
-from ticker_actors.model.tasks import OrderTask, Phase, TaskStatus
 from ticker_actors.settings import PRIMARY, Settings
 from ticker_actors.web.app import MAX_BODY_BYTES, create_app
 from ticker_actors.web.express import Express
@@ -34,30 +34,7 @@ from ticker_actors.web.parts import Parts
 from ticker_actors.web.problems import bad_fields
 from ticker_actors.web.server import open_listeners, serve_app
 
-ORDER = {
-    "exchange": "NSE",
-    "tradingsymbol": "INFY",
-    "transaction_type": "BUY",
-    "quantity": 1,
-    "product": "CNC",
-    "order_type": "LIMIT",
-    "price": 1500.0,
-}
-BODY = msgspec.json.encode(ORDER)
 BATCH = msgspec.json.encode({"orders": [ORDER, ORDER]})
-NOW = datetime(2025, 11, 20, 6, 30, tzinfo=UTC)
-TASK = OrderTask(
-    task_id="task_01KAGD9G000000000000000000",
-    idempotency_key="k1",
-    operation="place_order",
-    params=ORDER,
-    status=TaskStatus.PENDING,
-    created_at=NOW,
-    updated_at=NOW,
-    account_id=PRIMARY,
-    phase=Phase.QUEUED,
-    intent="0123456789",
-)
 BATCH_ANSWER = {"batch_id": "b", "completed_at": None}
 KEY = "a-key-of-32-characters-or-so-1234"
 
@@ -223,7 +200,7 @@ CASES = {
     "too deep": Case(body=b"[" * 100_000),
     "a list": Case(body=b"[]"),
     "no fields": Case(body=b"{}"),
-    "wrong fields": Case(body=BODY.replace(b"1500.0", b'"1500"').replace(b"BUY", b"GET")),
+    "wrong fields": Case(body=BODY.replace(b"1.0", b'"1"').replace(b"BUY", b"GET")),
     "an unknown field": Case(body=BODY.replace(b"price", b"prize")),
     "another account": Case(body=BODY.replace(b"{", b'{"account_id":"other",', 1)),
     "a body as big as it may be": Case(body=BODY + (MAX_BODY_BYTES - len(BODY)) * b" "),
