@@ -15,8 +15,9 @@ run: .venv/run.stamp ## Start the service on 127.0.0.1:8080
 
 install: .venv/all.stamp ## Make .venv with all that run, test and bench need
 
+# More than one at a time, since half of them wait; each worker has a PostgreSQL of its own.
 test: .venv/all.stamp ## Run the tests
-	@$(VENV)/pytest $(ARGS)
+	@$(VENV)/pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: lint test ## What CI runs: format, lint, types, import layers, tests
 

@@ -320,6 +320,24 @@ async def test_a_start_that_takes_too_long_can_be_cancelled(autojump_clock: Mock
     assert trio.current_time() < 7
 
 
+async def test_a_start_cancelled_in_its_last_moment_is_cancelled() -> None:
+    """What the actor has begun by then is cancelled as well, not caught between two answers."""
+
+    class CancelledAsItStarts(Executor):
+        async def run(
+            self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        ) -> None:
+            task_status.started()
+            scope.cancel()
+            await super().run()
+
+    for _ in range(20):  # whose turn comes first is left to chance
+        with trio.CancelScope() as scope:
+            async with running(CancelledAsItStarts(), drain=1):
+                pytest.fail("entered")
+        assert scope.cancelled_caught
+
+
 async def test_an_actor_that_works_in_batches_takes_what_waits() -> None:
     """`take_nowait` gives the next message, or None at once."""
     mailbox = Mailbox[Note](4)

@@ -1,6 +1,7 @@
 """The library: the mission document's TaskStore, on both databases, alone and beside a service."""
 
 import itertools
+import re
 import subprocess
 import sys
 from contextlib import closing
@@ -134,7 +135,8 @@ def test_the_document_s_own_usage_runs_without_a_warning(place: Place) -> None:
     """Under a plain `trio.run`, closing nothing; it ends, and every warning would be an error."""
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", USAGE, place.url]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    assert done.stderr == ""
+    slow = re.compile("Executing <.* took .* seconds")  # asyncio tells so, of a slow machine
+    assert [line for line in done.stderr.splitlines() if not slow.fullmatch(line)] == []
     assert done.stdout.splitlines() == [
         "Resuming task: task_123 - place_order",
         "Task status: pending",

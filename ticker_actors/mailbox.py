@@ -212,7 +212,9 @@ async def running(actor: ActorT, *, drain: float) -> AsyncGenerator[ActorT, None
 
     async with trio.open_nursery() as nursery:
         await nursery.start(host)
-        scope.shield = True  # from here on it drains; a start can be cancelled
+        # A start can be cancelled, with all that was begun in it; from here on it drains.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        scope.shield = True
         try:
             yield actor
         finally:
