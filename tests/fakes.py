@@ -616,6 +616,15 @@ class LineFeed:
             await trio.sleep_forever()
         return item
 
+    def take_nowait(self) -> FeedItem | None:
+        if not self._line.alive or not isinstance(self._items, trio.MemoryReceiveChannel):
+            return None
+        try:
+            item: FeedItem = self._items.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return None
+        return item
+
 
 class Process:
     """One life of the service: hub, persistence and executor on a store and a broker."""

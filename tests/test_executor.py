@@ -55,6 +55,7 @@ from tests.fakes import (
 from tests.sockets import OpenSocket, live
 from ticker_actors.actors import executor as executor_module
 from ticker_actors.actors.lane import Lane
+from ticker_actors.actors.persistence import NEWS_SECONDS
 from ticker_actors.actors.requests import (
     Accepted,
     AcceptedBatch,
@@ -799,7 +800,8 @@ async def test_update_before_the_reply(autojump_clock: MockClock) -> None:
         assert not process.lane.ledger.tasks
     assert task.result is not None
     assert task.result["found_by"] == "feed"
-    assert world.store.names() == ["order_placed", "task_status", "order_completed"]
+    # Both updates came together: the task's own event follows those of its order.
+    assert world.store.names() == ["order_placed", "order_completed", "task_status"]
 
 
 async def test_updates_are_told_once_and_in_order(autojump_clock: MockClock) -> None:
@@ -1235,6 +1237,59 @@ async def test_first_leg_is_sent_by_the_transaction_of_its_batch(autojump_clock:
     assert [task.phase for task in first.tasks] == [Phase.SENT, Phase.PLANNED]
     assert [attempt.task_id for attempt in first.attempts] == [first.tasks[0].task_id]
     assert len(world.broker.sent()) == 2
+
+
+async def fill_soon(broker: FakeBroker) -> None:
+    """Fill every order 2 ms after it stands in the book."""
+    while True:
+        for order_id in [row.order_id for row in broker.book.values() if row.status == "OPEN"]:
+            await trio.sleep(0.002)
+            broker.fill(order_id)
+        await trio.sleep(0.0005)
+
+
+def commits_of(store: MemoryStore, task_id: str) -> list[float]:
+    """When something was written of a task."""
+    return [
+        at for at, change in store.history if task_id in [task.task_id for task in change.tasks]
+    ]
+
+
+async def test_a_leg_that_went_well_is_written_with_the_next_step(
+    autojump_clock: MockClock,
+) -> None:
+    """Only its fill sends the next leg, so its reply waits for that: one transaction a leg."""
+    world = World(broker=FakeBroker())
+    async with world.process() as process, trio.open_nursery() as nursery:
+        await trio.sleep(OPENED)
+        nursery.start_soon(fill_soon, world.broker)
+        orders = limit_order("A"), limit_order("B"), limit_order("C")
+        batch_id = await batched(process, *orders)
+        answer = await batch_answer(process, batch_id)
+        nursery.cancel_scope.cancel()
+    assert answer["state"] == "succeeded"
+    legs = world.store.batches[batch_id].task_ids
+    first, second, third = (commits_of(world.store, leg) for leg in legs)
+    assert first[-1] == second[-2]  # the end of one, and the intent of the next
+    assert second[-1] == third[-2]
+
+
+async def test_a_leg_whose_end_somebody_waits_for_is_written_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    """News wait for others only as long as nobody waits for them."""
+    ended: list[float] = []
+    for waited_for in (False, True):
+        world = World(broker=FakeBroker(latency=0.5))
+        async with world.process() as process, trio.open_nursery() as nursery:
+            await trio.sleep(OPENED)
+            batch_id = await batched(process, limit_order("A"), limit_order("B"))
+            leg = world.store.batches[batch_id].task_ids[0]
+            if waited_for:
+                nursery.start_soon(process.executor.finished_task, leg)
+            await batch_answer(process, batch_id)
+        ended.append(commits_of(world.store, leg)[-1] - world.broker.sent()[0].at)
+    assert ended[0] - ended[1] == pytest.approx(NEWS_SECONDS)
 
 
 async def test_no_leg_is_sent_before_the_gate_opens(autojump_clock: MockClock) -> None:

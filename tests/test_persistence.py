@@ -1,8 +1,9 @@
-"""Group commit without a timer: what waits goes together; what is told is durable."""
+"""Group commit: what waits goes together, only news wait for others; what is told is durable."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 import pytest
@@ -11,7 +12,12 @@ from msgspec.structs import replace
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.sockets import OpenSocket, live
-from ticker_actors.actors.persistence import MOST_CHANGES, PersistenceActor, Wakeup
+from ticker_actors.actors.persistence import (
+    MOST_CHANGES,
+    NEWS_SECONDS,
+    PersistenceActor,
+    Wakeup,
+)
 from ticker_actors.actors.stream_hub import StreamHub
 from ticker_actors.actors.subscription import Subscription
 from ticker_actors.mailbox import Stopped, running
@@ -127,9 +133,9 @@ class Parts:
         )
         self.answers: dict[str, CommitAnswer] = {}
 
-    async def commit(self, made: Change) -> None:
+    async def commit(self, made: Change, *, news: bool = False) -> None:
         """Commit and note the answer."""
-        self.answers[name(made)] = await self.actor.commit(made)
+        self.answers[name(made)] = await self.actor.commit(made, news=news)
         self.log.append(f"answered {name(made)}")
 
 
@@ -142,7 +148,7 @@ async def started(writer: type[SlowWriter] = SlowWriter) -> AsyncGenerator[Parts
 
 
 async def test_a_lone_change_is_not_delayed(autojump_clock: MockClock) -> None:
-    """There is no timer: it takes as long as its own transaction."""
+    """It takes as long as its own transaction."""
     async with started() as parts:
         began = trio.current_time()
         await parts.commit(change("a"))
@@ -163,6 +169,54 @@ async def test_what_waits_becomes_one_transaction(autojump_clock: MockClock) -> 
         assert trio.current_time() - began == 2
     assert parts.writer.groups == [["first"], [str(number) for number in range(100)]]
     assert len(parts.answers) == 101
+
+
+async def test_news_go_with_the_next_change(autojump_clock: MockClock) -> None:
+    """Which does not wait for them: it ends their waiting."""
+    async with started() as parts:
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for made in ("n1", "n2"):
+                nursery.start_soon(partial(parts.commit, change(made), news=True))
+                await trio.sleep(NEWS_SECONDS / 4)
+            await parts.commit(change("a"))
+            assert trio.current_time() - began == pytest.approx(1 + NEWS_SECONDS / 2)
+    assert parts.writer.groups == [["n1", "n2", "a"]]
+
+
+async def test_news_do_not_wait_for_long(autojump_clock: MockClock) -> None:
+    """Counted from when the first of them came, also when a transaction was under way then."""
+    async with started() as parts:
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for made in ("n1", "n2", "n3"):
+                nursery.start_soon(partial(parts.commit, change(made), news=True))
+                await trio.sleep(NEWS_SECONDS * 3 / 4)
+        assert trio.current_time() - began == pytest.approx(2 + NEWS_SECONDS)
+    assert parts.writer.groups == [["n1", "n2"], ["n3"]]
+
+
+async def test_news_do_not_hold_up_a_stop(autojump_clock: MockClock) -> None:
+    """What was accepted is committed at once, and in order."""
+    async with trio.open_nursery() as nursery:
+        async with started() as parts:
+            nursery.start_soon(partial(parts.commit, change("n1"), news=True))
+            await wait_all_tasks_blocked()
+            began = trio.current_time()
+        assert trio.current_time() - began == 1
+    assert parts.writer.groups == [["n1"]]
+    assert isinstance(parts.answers["n1"], Committed)
+
+
+async def test_nobody_waits_in_vain_for_news(autojump_clock: MockClock) -> None:
+    """Who asked while it was cut short hears that it has stopped."""
+    parts = Parts()
+    async with running(parts.hub, drain=5), trio.open_nursery() as nursery:
+        nursery.start_soon(parts.actor.run)
+        nursery.cancel_scope.deadline = trio.current_time() + NEWS_SECONDS / 2
+        with trio.CancelScope(shield=True), pytest.raises(Stopped):
+            await parts.commit(change("n1"), news=True)
+    assert parts.writer.groups == []
 
 
 async def test_a_transaction_has_a_most(autojump_clock: MockClock) -> None:

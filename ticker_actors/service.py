@@ -132,26 +132,25 @@ async def serve(
     ):
         actors = (hub, persistence, executor, dispatcher)
         metrics.watch_mailboxes(lambda: depths(actors))
-        app = create_app(
-            Parts(
-                settings=settings,
-                executor=executor,
-                persistence=persistence,
-                hub=hub,
-                tables=store,
-                webhook_refusal=poster.refusal,
-                clock=clock,
-                chance=chance,
-                metrics=metrics,
-                brokers={name: account.broker for name, account in trading.items()},
-                genuine=partial(genuine_postback, accounts),
-                stopping=stopping,
-                mailboxes=lambda: dict(depths(actors)),
-                loop_lag=lag.seconds,
-                commit_age=persistence.stalled_seconds,
-            )
+        parts = Parts(
+            settings=settings,
+            executor=executor,
+            persistence=persistence,
+            hub=hub,
+            tables=store,
+            webhook_refusal=poster.refusal,
+            clock=clock,
+            chance=chance,
+            metrics=metrics,
+            brokers={name: account.broker for name, account in trading.items()},
+            genuine=partial(genuine_postback, accounts),
+            stopping=stopping,
+            mailboxes=lambda: dict(depths(actors)),
+            loop_lag=lag.seconds,
+            commit_age=persistence.stalled_seconds,
         )
         nursery.start_soon(lag.watch)
+        nursery.start_soon(parts.end_waits)
         nursery.start_soon(
             keep_tidy,
             store,
@@ -162,7 +161,7 @@ async def serve(
         )
         nursery.start_soon(stop_on_signal, stopping)
         async with trio.open_nursery() as server:
-            await server.start(partial(serve_to_the_end, app, listeners, stopping))
+            await server.start(partial(serve_to_the_end, create_app(parts), listeners, stopping))
             started()
             _, port, *_ = listeners[0].socket.getsockname()
             task_status.started(Address(settings.host, port))

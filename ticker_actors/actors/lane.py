@@ -9,7 +9,7 @@ and `_keep_reading` reads the order book until it shows the order or proves that
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -190,11 +190,21 @@ class Lane:
         """Commit what was decided; then tell who waits, and make the calls it allows."""
         if not draft:
             return
-        answer = await self._persistence.commit(draft.change(self.account_id))
+        change = draft.change(self.account_id)
+        answer = await self._persistence.commit(change, news=self._only_news(draft))
         if not isinstance(answer, Committed):
             message = f"A change of account {self.account_id} was not stored: {answer}"
             raise RuntimeError(message)  # noqa: TRY004  # no wrong type: the database's no
         self.go_on(draft)
+
+    def _only_news(self, draft: Draft) -> bool:
+        """Whether nobody waits for it: it tells of orders, or ends a leg of a batch under way."""
+        if draft.calls or draft.key or draft.standing:
+            return False
+        if any(batch.finished for batch in draft.batches.values()):
+            return False
+        legs = {task.task_id for task in draft.ended if task.batch_id in self.ledger.batches}
+        return draft.tasks.keys() <= legs - self._waiters.keys()
 
     def go_on(self, draft: Draft) -> None:
         """Finish a durable draft, and make its calls beside whatever comes next."""
@@ -512,29 +522,38 @@ class Lane:
                 await close()
 
     async def _hear(self, updates: AsyncIterator[FeedItem]) -> None:
+        # Queues have it, other iterators need not: what has come together is written together.
+        take_nowait: Callable[[], FeedItem | None] = getattr(updates, "take_nowait", lambda: None)
         while True:
-            item: FeedItem | None = None
+            items: list[FeedItem | None] = []
             with self._until_stopped():
-                item = await anext(updates, None)
-                if isinstance(item, BrokerOrder):
-                    await self.recall.strangers([item])
+                items.append(await anext(updates, None))
+                while len(items) < ROWS_AT_ONCE and (more := take_nowait()) is not None:
+                    items.append(more)
+                orders = [item for item in items if isinstance(item, BrokerOrder)]
+                if orders:
+                    await self.recall.strangers(orders)
             if self.ledger.admission.stopping:
                 return
             draft, now = Draft(), self.now()
-            match item:
-                case None:
-                    self._turn_feed(draft, up=False, message="The order feed ended.", now=now)
-                case FeedLost(message=message):
-                    self._turn_feed(draft, up=False, message=message, now=now)
-                case FeedBack():
-                    self.read_soon()  # what was missed is in the book
-                    self._turn_feed(draft, up=True, message="The order feed is back.", now=now)
-                case BrokerOrder():
-                    self.ledger.sight(draft, item, "feed", now)
-                    self.ledger.advance(draft, now)
+            for item in items:
+                self._take_in(draft, item, now)
             await self.carry_out(draft)
-            if item is None:
+            if items[-1] is None:
                 return
+
+    def _take_in(self, draft: Draft, item: FeedItem | None, now: Moment) -> None:
+        match item:
+            case None:
+                self._turn_feed(draft, up=False, message="The order feed ended.", now=now)
+            case FeedLost(message=message):
+                self._turn_feed(draft, up=False, message=message, now=now)
+            case FeedBack():
+                self.read_soon()  # what was missed is in the book
+                self._turn_feed(draft, up=True, message="The order feed is back.", now=now)
+            case BrokerOrder():
+                self.ledger.sight(draft, item, "feed", now)
+                self.ledger.advance(draft, now)
 
     # The account
 

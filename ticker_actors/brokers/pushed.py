@@ -63,3 +63,12 @@ class Pushed:
             return await self._out.receive()
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
+
+    def take_nowait(self) -> FeedItem | None:
+        """The next item if it is there already."""
+        if self._back_is_due:
+            return None
+        try:
+            return self._out.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return None

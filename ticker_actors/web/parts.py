@@ -1,7 +1,7 @@
 """What the handlers are given, and how they wait."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Protocol, TypeVar
 
@@ -114,6 +114,8 @@ class Parts:
     """Seconds that the durable transaction under way has been waited for."""
     loop_lag: Callable[[], float]
     """Seconds by which the event loop lately ran behind."""
+    waits: set[trio.CancelScope] = field(default_factory=set)
+    """What handlers are waiting in: a task for each would take the scheduler three turns."""
 
     def account(self, account_id: str) -> str:
         """The account's id again, or the `Problem` that there is no such account."""
@@ -124,15 +126,20 @@ class Parts:
 
     async def within(self, seconds: float, wait: Awaitable[T]) -> T | None:
         """What is waited for, or None when time is up or the service is stopping."""
-        result: T | None = None
+        with trio.move_on_after(seconds) as scope:
+            self.waits.add(scope)
+            if self.stopping.is_set():
+                scope.cancel()
+            try:
+                return await wait
+            finally:
+                self.waits.discard(scope)
+        return None
 
-        async def end_when_stopping() -> None:
+    async def end_waits(self) -> None:
+        """End all that is waited for when the service stops, or falls. Runs beside the server."""
+        try:
             await self.stopping.wait()
-            nursery.cancel_scope.cancel()
-
-        with trio.move_on_after(seconds):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(end_when_stopping)
-                result = await wait
-                nursery.cancel_scope.cancel()
-        return result
+        finally:
+            for scope in self.waits:
+                scope.cancel()

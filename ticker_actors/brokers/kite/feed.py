@@ -147,6 +147,10 @@ class KiteFeed:
     async def __anext__(self) -> FeedItem:
         return await anext(self._pushed)
 
+    def take_nowait(self) -> FeedItem | None:
+        """The next item if it is there already."""
+        return self._pushed.take_nowait()
+
     async def aclose(self) -> None:
         """Cut the connection, and let `run` and the reader end.
 
