@@ -1,5 +1,6 @@
 """The way of an order past Quart: it is answered as Quart would, whatever is asked."""
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -9,7 +10,6 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import pytest
 import trio
-from hypercorn.typing import ASGISendCallable, HTTPScope
 
 from bench.sample import ORDER
 from bench.web import BODY, TASK
@@ -28,8 +28,9 @@ from ticker_actors.mailbox import Busy, Stopped
 from ticker_actors.metrics import Metrics
 from ticker_actors.model.orders import PlaceOrder
 from ticker_actors.settings import PRIMARY, Settings
+from ticker_actors.web import plain
 from ticker_actors.web.app import MAX_BODY_BYTES, create_app
-from ticker_actors.web.express import Express
+from ticker_actors.web.express import Express, Whole
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.problems import bad_fields
 from ticker_actors.web.server import open_listeners, serve_app
@@ -46,6 +47,9 @@ class Service:
         self.says: Any = Accepted(TASK)
         """What `submit_order` and `submit_batch` give or raise."""
         self.asked: list[Any] = []
+        self.pause = 0.0
+        """Seconds that it takes."""
+        self.way: Express
         self.left = trio.Event()
         """Set when a submission was cancelled."""
         self.express = 0
@@ -75,7 +79,7 @@ class Service:
                 await trio.sleep_forever()
             finally:
                 self.left.set()
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.pause)
         if isinstance(self.says, Exception):
             raise self.says
         return self.says
@@ -131,11 +135,11 @@ async def serving(**settings: object) -> AsyncIterator[Service]:
     service = Service(msgspec.structs.replace(Settings(), **settings))
     app = create_app(cast("Parts", service.parts))
     express: Express = app.extensions["express"]
-    answer = express.answer
+    service.way, answer = express, express.answer
 
-    async def counted(scope: HTTPScope, body: bytes, send: ASGISendCallable) -> None:
+    async def counted(whole: Whole) -> plain.Answer:
         service.express += 1
-        await answer(scope, body, send)
+        return await answer(whole)
 
     express.answer = counted  # type: ignore[method-assign]  # a spy
     listeners = await open_listeners("127.0.0.1", 0)
@@ -175,12 +179,14 @@ class Case:
     settings: Mapping[str, object] = field(default_factory=dict)
     stopping: bool = False
     away: float = 0.0
+    express: bool = True
+    """False: it is not plain enough."""
 
 
 LOCKED = {"api_key": KEY}
 CASES = {
     "an order": Case(),
-    "a path in other letters": Case("/%6frders"),
+    "a path in other letters": Case("/%6frders", express=False),
     "with a query": Case("/orders?wait=0"),
     "a wait that is none": Case("/orders?wait=soon"),
     "a wait too long": Case("/orders?wait=31"),
@@ -192,7 +198,7 @@ CASES = {
     "a key of ours": Case(headers={"Idempotency-Key": "~k1"}),
     "an empty key": Case(headers={"Idempotency-Key": ""}),
     "a long key": Case(headers={"Idempotency-Key": 65 * "k"}),
-    "a key in Latin-1": Case(headers={"Idempotency-Key": "schlüssel"}),
+    "a key in Latin-1": Case(headers={"Idempotency-Key": "schlüssel"}, express=False),
     "two keys": Case(headers={"Idempotency-Key": "k1", "idempotency-key": "k2"}),
     "no body": Case(body=b""),
     "no JSON": Case(body=b"{"),
@@ -256,7 +262,7 @@ async def test_the_way_past_quart_tells_the_same(case: Case) -> None:
         quart = await service.ask(by_quart(case.target, case.body, **case.headers))
         asked, service.asked, passed = service.asked, [], service.express
         answer = await service.ask(express(case.target, case.body, **case.headers))
-        assert (passed, service.express) == (0, 1)
+        assert (passed, service.express) == (0, case.express)
         assert answer == quart
         assert service.asked == asked
 
@@ -338,7 +344,96 @@ async def test_many_on_one_connection() -> None:
             await stream.send_all(express() + express())
             assert (await read(stream)).status == 202
             assert (await read(stream)).status == 202
-        assert service.express == 5
+        assert service.express == 3
+
+
+async def test_one_that_comes_before_the_answer_to_the_last() -> None:
+    """It waits for it; the answers come in the order of the requests."""
+    async with serving() as service:
+        service.pause = 0.1
+        stream = await trio.open_tcp_stream("127.0.0.1", service.port)
+        async with stream:
+            await stream.send_all(express())
+            await until(lambda: bool(service.asked))
+            await stream.send_all(express(body=b"{}") + by_quart())
+            assert [(await read(stream)).status for _ in range(3)] == [202, 422, 202]
+        assert service.express == 1
+
+
+async def test_the_answer_is_the_same_letter_for_letter() -> None:
+    """Only the order of its headers may differ, and the date."""
+    async with serving() as service:
+        answers = []
+        for request in (express(), by_quart()):
+            stream = await trio.open_tcp_stream("127.0.0.1", service.port)
+            async with stream:
+                await stream.send_all(request)
+                text = await received(stream)
+                first, *lines = re.sub(rb"date: [!-~ ]+ GMT", b"date", text).split(b"\r\n")
+                answers.append((first, sorted(lines)))
+        assert answers[0] == answers[1]
+        assert b"date" in answers[0][1]
+        assert service.express == 1
+
+
+PLAIN = express()
+NOT_PLAIN = {
+    "HTTP/1.0": PLAIN.replace(b"HTTP/1.1", b"HTTP/1.0"),
+    "HTTP/2.0": PLAIN.replace(b"HTTP/1.1", b"HTTP/2.0"),
+    "a method in small letters": PLAIN.replace(b"POST", b"post"),
+    "two blanks": PLAIN.replace(b"POST ", b"POST  "),
+    "a whole URL": PLAIN.replace(b"POST /", b"POST http://127.0.0.1/"),
+    "to be closed": express(Connection="close"),
+    "an upgrade": express(Connection="Upgrade", Upgrade="websocket"),
+    "an upgrade alone": express(Upgrade="h2c"),
+    "a hundred first": express(Expect="100-continue"),
+    "no host": PLAIN.replace(b"Host: 127.0.0.1\r\n", b""),
+    "two hosts": PLAIN.replace(b"Host: 127.0.0.1\r\n", b"Host: 127.0.0.1\r\n" * 2),
+    "two lengths": express("/orders", BODY, **{"content-length": str(len(BODY))}),
+    "two other lengths": express("/orders", BODY, **{"content-length": "0"}),
+    "a list of lengths": PLAIN.replace(b"Length: ", b"Length: 1, "),
+    "a signed length": PLAIN.replace(b"Length: ", b"Length: +"),
+    "a length and chunks": express("/orders", BODY, **{"Transfer-Encoding": "chunked"}),
+    "a length and chunks, in other letters": express(
+        "/orders", BODY, **{"tRANSFER-eNCODING": "identity"}
+    ),
+    "a folded header": PLAIN.replace(b"Host: ", b"X: 1\r\n 2\r\nHost: "),
+    "a folded length": PLAIN.replace(b"Length: ", b"Length:\r\n "),
+    "a blank before the colon": PLAIN.replace(b"Host:", b"Host :"),
+    "a blank before a name": PLAIN.replace(b"Host:", b" Host:"),
+    "no name": PLAIN.replace(b"Host:", b": x\r\nHost:"),
+    "no colon": PLAIN.replace(b"Host:", b"x\r\nHost:"),
+    "bare line ends": PLAIN.replace(b"\r\n", b"\n"),
+    "one bare line end": PLAIN.replace(b"\r\nHost", b"\nHost"),
+    "a bare CR": PLAIN.replace(b"Host:", b"X: 1\r2\r\nHost:"),
+    "a NUL": PLAIN.replace(b"Host:", b"X: \0\r\nHost:"),
+    "an empty line first": b"\r\n" + PLAIN,
+    "something after it": PLAIN + b"\r\n",
+    "another after it": PLAIN + PLAIN,
+    "a long head": express(X=16 * 1024 * "x"),
+    "blanks without end": PLAIN.replace(b"Host:", b"X:" + 15_000 * b" " + b"\0\r\nHost:"),
+    "headers without end": PLAIN.replace(b"Host:", 3_000 * b"X:a\r\n" + b"\0\r\nHost:"),
+    "half a head": PLAIN[:20],
+    "no head": b"POST /orders",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("data", NOT_PLAIN.values(), ids=NOT_PLAIN)
+async def test_what_is_not_plain_is_for_h11(data: bytes) -> None:
+    """It has judged all such requests before, and goes on to do so."""
+    async with serving() as service:
+        assert service.way.read(data, None) is None
+
+
+async def test_what_is_plain() -> None:
+    """One request, whole or without the end of its body."""
+    async with serving() as service:
+        for data in (PLAIN, express(Connection="Keep-Alive"), express(X="", Y=" a  b\t")):
+            whole = service.way.read(data, None)
+            assert isinstance(whole, Whole)
+            assert whole.body == BODY
+            assert service.way.read(data[:-7], None) == 7
 
 
 async def test_the_metrics_count_it() -> None:

@@ -1,15 +1,18 @@
-"""The way of an order past Quart, which takes longer than all else that a `POST /orders` does here.
+"""The way of an order past Hypercorn's streams and Quart: they take longer than all else about it.
 
-Who may come in, how a body is decoded and what is answered is the same code as on the way through
-Quart, and every other request goes that way: also one whose body is late, too big or of no known
-length.
+Only the plainest requests go this way, in the form that every client sends: one `POST` to a known
+path, with a length, whose body is there or follows at once. They are told apart by one expression,
+which takes only what all parsers of HTTP read alike. Everything else is for h11 and Quart, broken
+requests too: until a request is taken here nothing of it has been done. Who may come in, how a body
+is decoded and what is answered is the same code on both ways.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import structlog
 import trio
-from hypercorn.typing import ASGISendCallable, HTTPScope
 
 from ticker_actors.web import clients
 from ticker_actors.web.doors import Doors
@@ -20,7 +23,30 @@ from ticker_actors.web.problems import Problem, bug, problem_of
 Handler = Callable[[Parts, AnyRequest, bytes], Awaitable[Answer]]
 """Answers a request whose body is there. Raises `Problem`."""
 
+MOST_HEAD_BYTES = 16 * 1024
+"""As h11 has it."""
+END = b"\r\n\r\n"
+_NAME = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_VALUE = rb"(?:[!-~](?:[\t -~]*[!-~])?)?"
+"""A header is a token and printable ASCII (RFC 9112, 5), on one line."""
+_fields = re.compile(rb"(%b):[ \t]*+(%b)[ \t]*+\r\n" % (_NAME, _VALUE)).findall
+_head = re.compile(
+    rb"POST (/[a-z/-]*)(?:\?([!-~]*))? HTTP/1\.1\r\n((?:%b:[ \t]*+%b[ \t]*+\r\n)++)\r\n"
+    % (_NAME, _VALUE)
+).fullmatch
+_SPECIAL = {b"transfer-encoding", b"expect", b"upgrade"}
+"""These change how a request is read or answered."""
+_ONCE = (b"host", b"content-length")
+
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A request whose body is there."""
+
+    request: PlainRequest
+    body: bytes
 
 
 class Express:
@@ -35,29 +61,47 @@ class Express:
         self._handlers = handlers
         self._most_bytes = most_bytes
 
-    def takes(self, scope: HTTPScope) -> bool:
-        """Whether a request is one of its own, as far as its head tells."""
-        if scope["method"] != "POST" or scope["path"] not in self._handlers:
-            return False
-        size = next((text for name, text in scope["headers"] if name == b"content-length"), None)
-        return size is not None and int(size) <= self._most_bytes  # h11 lets only digits pass
+    def read(self, data: bytes, client: tuple[str, int] | None) -> Whole | int | None:
+        """The one request that these bytes are, or how many bytes of its body are missing.
 
-    async def answer(self, scope: HTTPScope, body: bytes, send: ASGISendCallable) -> None:
+        None: this is not for here.
+        """
+        end = data.find(END, 0, MOST_HEAD_BYTES) + len(END)
+        if not (match := _head(data, 0, end)) or match[1].decode() not in self._handlers:
+            return None
+        headers = [(name.lower(), value) for name, value in _fields(match[3])]
+        size = _size(headers)
+        if size is None or size > self._most_bytes or len(data) > end + size:
+            return None  # the last: the next request has come too
+        if missing := end + size - len(data):
+            return missing
+        return Whole(PlainRequest(match[1].decode(), match[2] or b"", headers, client), data[end:])
+
+    async def answer(self, whole: Whole) -> Answer:
         """Answer one of them."""
-        began, asked = trio.current_time(), PlainRequest(scope)
+        began, asked = trio.current_time(), whole.request
         try:
             self._doors.admit(self._parts, asked)
-            answer = await self._handlers[asked.path](self._parts, asked, body)
+            answer = await self._handlers[asked.path](self._parts, asked, whole.body)
         except Exception as error:  # noqa: BLE001  # told, and logged where it is a bug
             answer = (problem_of(error) or self._bug(error, asked)).answer()
         seconds = trio.current_time() - began
         self._parts.metrics.http.labels("POST", asked.path, answer.status).observe(seconds)
         answer.headers.update(self._doors.origin_headers(asked))
-        headers = answer.raw_headers()
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+        return answer
 
     def _bug(self, error: Exception, asked: PlainRequest) -> Problem:
         client = clients.address(asked, self._parts.settings.proxies)
         _log.error("request failed", path=asked.path, client=client, exc_info=error)
         return bug()
+
+
+def _size(headers: list[tuple[bytes, bytes]]) -> int | None:
+    """The bytes of a body; None when anything else is said about how to read or answer it."""
+    names = [name for name, _ in headers]
+    if any(names.count(name) != 1 for name in _ONCE) or not _SPECIAL.isdisjoint(names):
+        return None
+    if any(name == b"connection" and value.lower() != b"keep-alive" for name, value in headers):
+        return None
+    length = headers[names.index(b"content-length")][1]
+    return int(length) if length.isdigit() else None

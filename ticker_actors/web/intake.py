@@ -24,12 +24,8 @@ from quart.utils import encode_headers
 from quart.wrappers.response import DataBody
 from quart_trio.asgi import TrioASGIHTTPConnection
 
-from ticker_actors.web.express import Express
-
 PIECES_A_TURN = 32
 """Pieces of a body that are taken without a pause: a client may send it byte by byte."""
-WHOLE_SECONDS = 0.2
-"""How long a body that follows its head may take to be express: many clients send it separately."""
 
 
 class _Body(Protocol):
@@ -48,7 +44,6 @@ class Intake:
         self._early: list[ASGIReceiveEvent] = []
         self._body: _Body | None = None
         self._pieces = 0
-        self._whole = trio.Event()
 
     async def put(self, message: ASGIReceiveEvent) -> None:
         """Called by the connection."""
@@ -58,20 +53,9 @@ class Intake:
             self._early.append(message)
         else:
             self._take(message, self._body)
-        if message["type"] == "http.request" and not message["more_body"]:
-            self._whole.set()
         self._pieces += 1
         if self._pieces % PIECES_A_TURN == 0:
             await trio.lowlevel.checkpoint()
-
-    async def whole(self) -> bytes | None:
-        """The body, if it comes at once."""
-        if not self._whole.is_set():
-            with trio.move_on_after(WHOLE_SECONDS):
-                await self._whole.wait()
-        if not self._whole.is_set():
-            return None
-        return b"".join(piece["body"] for piece in self._early if piece["type"] == "http.request")
 
     def connect(self, body: _Body) -> None:
         """Called by the application: from now on it goes into this body."""
@@ -125,13 +109,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
         if not isinstance(intake, Intake):  # the application is in a test client
             await super().__call__(receive, send)
             return
-        express: Express | None = self.app.extensions.get("express")
         with intake.handler:
-            if express is not None and express.takes(self.scope):
-                whole = await intake.whole()
-                if whole is not None:
-                    await express.answer(self.scope, whole, send)
-                    return
             request = self._create_request_from_scope(send)
             intake.connect(request.body)
             response = await self.app.handle_request(request)

@@ -1,11 +1,11 @@
 """A request and an answer without Quart: of a request that is in a hurry, see `express`."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple, TypeVar, overload
 from urllib.parse import parse_qsl
 
 import msgspec
-from hypercorn.typing import HTTPScope
 from quart import Request, Response
 from werkzeug.datastructures import MultiDict
 
@@ -30,13 +30,14 @@ class Answer(NamedTuple):
             self.body, status=self.status, headers=self.headers, content_type=self.content_type
         )
 
-    def raw_headers(self) -> list[tuple[bytes, bytes]]:
-        """For ASGI."""
-        return [
-            (b"content-type", self.content_type.encode()),
-            (b"content-length", b"%d" % len(self.body)),
-            *((name.lower().encode(), value.encode()) for name, value in self.headers.items()),
-        ]
+    def raw(self, date: str) -> bytes:
+        """What goes to the client, byte for byte as Hypercorn and h11 have it."""
+        headers = "".join(f"{name.lower()}: {value}\r\n" for name, value in self.headers.items())
+        return (
+            f"HTTP/1.1 {self.status:d} \r\n"
+            f"content-type: {self.content_type}\r\ncontent-length: {len(self.body)}\r\n"
+            f"{headers}date: {date}\r\n\r\n"
+        ).encode() + self.body
 
 
 def json_answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
@@ -50,10 +51,11 @@ class Headers:
     As in HTTP/1.1 they are Latin-1.
     """
 
-    def __init__(self, scope: HTTPScope) -> None:
-        self._all = scope["headers"]
+    def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """`headers`: their names in lower case."""
+        self._all = headers
         self._first: dict[str, str] = {}
-        for name, value in self._all:  # h11 gives the names in lower case
+        for name, value in headers:
             self._first.setdefault(name.decode("latin1"), value.decode("latin1"))
 
     def __contains__(self, name: str) -> bool:
@@ -78,17 +80,26 @@ class Headers:
 class PlainRequest:
     """What doors and handlers look at, under the names and with the meanings of Quart's."""
 
-    def __init__(self, scope: HTTPScope) -> None:
-        self.method = scope["method"]
-        self.path = scope["path"]
-        self.headers = Headers(scope)
-        self._scope = scope
+    method = "POST"
+
+    def __init__(
+        self,
+        path: str,
+        query: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        client: tuple[str, int] | None,
+    ) -> None:
+        """`headers`: their names in lower case. `client`: address and port that it came from."""
+        self.path = path
+        self.headers = Headers(headers)
+        self._query = query
+        self._client = client
 
     @property
     def content_length(self) -> int | None:
         """Bytes of the body; None when the client does not say."""
         text = self.headers.get("content-length")
-        return int(text) if text else None  # h11 lets only digits pass
+        return int(text) if text else None
 
     @property
     def mimetype(self) -> str:
@@ -98,17 +109,15 @@ class PlainRequest:
     @property
     def remote_addr(self) -> str:
         """The address that the connection came from."""
-        client = self._scope["client"]
-        return client[0] if client else ""
+        return self._client[0] if self._client else ""
 
     @cached_property
     def args(self) -> MultiDict[str, str]:
         """The query."""
-        query = self._scope["query_string"]
-        # As Quart has it; most have none.
-        if not query:
+        if not self._query:  # as most have none
             return MultiDict()
-        text = query.decode()
+        # As Quart has it.
+        text = self._query.decode()
         return MultiDict(parse_qsl(text, keep_blank_values=True, errors="werkzeug.url_quote"))
 
 

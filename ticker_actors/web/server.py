@@ -20,7 +20,9 @@ from http import HTTPStatus
 from importlib.metadata import version
 from inspect import isawaitable
 from os import write
+from time import time
 from typing import Any, cast
+from wsgiref.handlers import format_date_time
 
 import h11
 import structlog
@@ -51,6 +53,7 @@ from wsproto.events import Event as FrameEvent
 from wsproto.frame_protocol import CloseReason
 
 from ticker_actors.web.entrance import Entrance, connections_that_fit
+from ticker_actors.web.express import Express, Whole
 from ticker_actors.web.intake import HTTPConnection, Tasks
 
 PINNED = {"hypercorn": "0.18.0", "quart-trio": "0.12.0", "wsproto": "1.3.2"}
@@ -63,6 +66,10 @@ WEBSOCKET_READ_BYTES = 1024
 OPEN = Handshaken.OPEN
 """Of an enum, whose members are found slowly."""
 HTTP_VERSIONS = {b"1.0", b"1.1"}
+BODY_SECONDS = 0.2
+"""How long a body that follows its head may take to be express: many clients send it separately."""
+MOST_PIECES = 32
+"""In which it may come."""
 CLIENT_SILENT = 4002
 """Our close code for a client that answered no ping."""
 
@@ -123,17 +130,20 @@ class Connection(TCPServer):
       its first request as one that has sent many. And it is a deadline of the read, where Hypercorn
       starts and ends a task for every request.
     - Hanging up is a half-close and a short wait, so that TCP does not reset the answer away.
+
+    And what an order needs goes past the rest, see `express`.
     """
 
     config: ServerConfig
     stream: trio.SocketStream  # type: ignore[assignment]  # Hypercorn's own note leaves out plain TCP
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  # Hypercorn's, and `express`
         self,
         app: ASGIWrapper,
         config: ServerConfig,
         context: WorkerContext,
         state: LifespanState,
+        express: Express | None,
         stream: trio.SocketStream,
     ) -> None:
         super().__init__(app, config, context, state, stream)  # type: ignore[arg-type]  # as above
@@ -151,13 +161,18 @@ class Connection(TCPServer):
         self._idle_until = trio.current_time() + config.first_request_timeout
         """Infinite while there is a request, or a WebSocket."""
         self._reading = trio.CancelScope()
+        self._express = express
+        self._express_answer = trio.CancelScope()
+        """Of the request under way; cancelled when the client leaves."""
+        self._express_ended = trio.Event()
+        self._express_ended.set()
+        self._client: tuple[str, int] | None = None
 
     async def run(self) -> None:
         """Serve the client until either side hangs up."""
-        client = None
         try:
             with self._scope:
-                client = parse_socket_addr(
+                self._client = parse_socket_addr(
                     self.stream.socket.family, self.stream.socket.getpeername()
                 )
                 async with Tasks() as self._task_group:
@@ -168,7 +183,7 @@ class Connection(TCPServer):
                         self._task_group,
                         ConnectionState({**self.state, "connection": self}),
                         ssl=False,
-                        client=client,
+                        client=self._client,
                         server=parse_socket_addr(
                             self.stream.socket.family, self.stream.socket.getsockname()
                         ),
@@ -182,7 +197,7 @@ class Connection(TCPServer):
             pass  # the client had gone before we could ask who it was
         except* Exception:
             if not self._scope.cancel_called:  # else it stumbled over the end that we made
-                logger.exception("connection_failed", client=client)
+                logger.exception("connection_failed", client=self._client)
         finally:
             self.kill()
 
@@ -279,12 +294,49 @@ class Connection(TCPServer):
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data := await self._receive():
                 if self._open:  # else we have hung up and only wait for the client to do so
+                    data = await self._past_all(data)  # all of it, or nothing
+                if self._open and data:
                     await self.protocol.handle(RawData(data))
                 if self._http.websocket:
                     # Frames without a message (pongs, empty pieces) are parsed in one go, and six
                     # bytes make one: without a pause a client could keep the event loop to itself.
                     await trio.sleep(len(data) / WEBSOCKET_BYTES_PER_SECOND)
+        self._express_answer.cancel()
         await self.protocol.handle(Closed())
+
+    async def _past_all(self, data: bytes) -> bytes:
+        """Have it answered by `express`, if that takes it: then there is nothing left of it."""
+        await self._no_express_under_way()
+        if self._express is None or not self._http.at_rest:
+            return data
+        whole = self._express.read(data, self._client)
+        with trio.move_on_after(BODY_SECONDS):
+            for _ in range(MOST_PIECES):
+                if not isinstance(whole, int):
+                    break
+                more = bytes(await self.stream.receive_some(whole))
+                data += more
+                whole = self._express.read(data, self._client) if more else None
+        if not isinstance(whole, Whole):
+            return data
+        self._express_ended, self._express_answer = trio.Event(), trio.CancelScope()
+        await self.protocol_send(Updated(idle=False))
+        self._task_group.spawn(self._answer, self._express, whole)
+        return b""
+
+    async def _no_express_under_way(self) -> None:
+        if not self._express_ended.is_set():  # the client does not wait for one answer
+            await self._express_ended.wait()
+
+    async def _answer(self, express: Express, whole: Whole) -> None:
+        with self._express_answer:
+            answer = await express.answer(whole)
+            await self.protocol_send(RawData(answer.raw(format_date_time(time()))))
+        self._express_ended.set()
+        if self.context.terminated.is_set():
+            await self.protocol_send(Closed())
+        else:
+            await self.protocol_send(Updated(idle=True))
 
     async def _receive(self) -> bytes:
         """Wait for bytes; none is the end. Hypercorn sends pings but does not miss the pongs."""
@@ -336,6 +388,17 @@ class HTTP11(H11Protocol):
     config: ServerConfig
     _answered: trio.Event  # of the present request: its handshake is answered, or it is over
     _head = b""  # of the present answer, until its body comes
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the next byte is the first of a request."""
+        connection = self.connection
+        return (
+            self.stream is None
+            and isinstance(connection, h11.Connection)
+            and connection.our_state is connection.their_state is h11.IDLE
+            and not connection.trailing_data[0]
+        )
 
     @property
     def websocket(self) -> WSStream | None:
@@ -576,7 +639,8 @@ async def serve_app(
         await lifespans.start(lifespan.handle_lifespan)
         await lifespan.wait_for_startup()
         async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
-            handler = partial(Connection, wrapped, config, context, state)
+            express = getattr(app, "extensions", {}).get("express")  # a bare ASGI function has none
+            handler = partial(Connection, wrapped, config, context, state, express)
             for listener in listeners:
                 accepting.start_soon(entrance.accept, listener, connections, handler)
             task_status.started()
