@@ -7,6 +7,7 @@ which fences, orders and counts.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -172,16 +173,21 @@ def transaction(
         _UPSERT_ATTEMPT_RESULTS: _last(results, ("delivery_id", "attempt")),
     }
     used = {sql: values for sql, values in parts.items() if values}
-    statements = [
-        f"part_{number} AS ({sql.replace('$json', f'${number}')})"
-        for number, sql in enumerate(used, start=1)
-    ]
     return Transaction(
-        sql=f"WITH {', '.join(statements)} SELECT * FROM part_1",
+        sql=_statement(tuple(used)),
         arguments=[msgspec.json.encode(values).decode() for values in used.values()],
         fences=list(fences.values()),
         answers=answers,
     )
+
+
+@lru_cache(maxsize=256)  # few combinations occur
+def _statement(parts: tuple[str, ...]) -> str:
+    numbered_parts = [
+        f"part_{number} AS ({sql.replace('$json', f'${number}')})"
+        for number, sql in enumerate(parts, start=1)
+    ]
+    return f"WITH {', '.join(numbered_parts)} SELECT * FROM part_1"
 
 
 def is_there(transaction: Transaction, writes: dict[str, int]) -> bool:
@@ -193,6 +199,9 @@ def _last(
     structs: Iterable[rows.S], key: tuple[str, ...], fixed: tuple[str, ...] = ()
 ) -> list[rows.S]:
     """The last struct of each key: one statement may write a row only once."""
+    structs = list(structs)
+    if len(structs) < 2:  # noqa: PLR2004  # nothing can repeat
+        return structs
     found: dict[tuple[object, ...], rows.S] = {}
     for struct in structs:
         name = tuple(getattr(struct, part) for part in key)

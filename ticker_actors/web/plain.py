@@ -31,7 +31,7 @@ class Answer(NamedTuple):
         )
 
     def raw(self, date: str) -> bytes:
-        """What goes to the client, byte for byte as Hypercorn and h11 have it."""
+        """What goes to the client, worded as by Hypercorn and h11."""
         headers = "".join(f"{name.lower()}: {value}\r\n" for name, value in self.headers.items())
         return (
             f"HTTP/1.1 {self.status:d} \r\n"
