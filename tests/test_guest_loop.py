@@ -172,7 +172,7 @@ async def test_a_busy_loop_lets_others_run(
     loop: GuestLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asyncio's work without end is done in pieces, and still goes on by itself."""
-    monkeypatch.setattr(guest_loop, "MOST_PASSES", 2)
+    monkeypatch.setattr(guest_loop, "MOST_ROUNDS", 2)
 
     async def busy() -> int:
         for _ in range(100):

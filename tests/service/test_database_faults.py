@@ -84,6 +84,7 @@ def test_all_backends_terminated(run: Callable[..., Hatched], postgres_url: str)
     with Load(service) as load:
         for before in range(times):
             load.more(10)
+            service.http.get("/tasks")  # so that there is a connection for reads too
             assert terminate_backends(postgres_url) >= 2
             eventually("it is back", partial(connected_since, postgres_url, before))
         load.more()

@@ -2,16 +2,15 @@
 
 The loop waits for its files in an epoll (on macOS a kqueue), which is a file itself: Trio waits for
 that one. When it is readable, a timer is due or a coroutine is handed over, the loop makes a pass:
-it does all that it can do now, and comes back. So a query takes Trio two steps, and everything of
-asyncio's stays in C. (trio-asyncio, which this took the place of, gives each callback a step of
-Trio's: 38 of 108 for an order, see `bench/README.md`.)
+it does all that it can do now, and where it would sleep it is stopped. So a query takes Trio two
+steps, and everything of asyncio's stays in C. (trio-asyncio, which this took the place of, gives
+each callback a step of Trio's: 38 of 108 for an order, see `bench/README.md`.)
 
-Only public parts of asyncio are used: a selector of one's own, the methods that schedule, and that
-`stop` before `run_forever` makes one pass, without waiting.
+Only public parts of asyncio are used: a selector of one's own, which is told for how long the loop
+would sleep, the methods that schedule, and `stop`.
 """
 
 import asyncio
-import heapq
 import math
 import selectors
 from collections.abc import Awaitable, Callable
@@ -23,20 +22,22 @@ import trio
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-MOST_PASSES = 16
-"""In a row: a query takes three. Then all others have a turn, whatever asyncio has still to do."""
+MOST_ROUNDS = 16
+"""Of asyncio's in a row: a query takes three. Then others have a turn, whatever is still to do."""
 END_SECONDS = 1.0
 """For a cancelled coroutine to end by itself: on a link that is cut off it may wait without end."""
 
 
 class _Files(selectors.DefaultSelector):
-    """What the loop waits for, and whether there was any of it."""
+    """What the loop waits for; it never sleeps here, but says that it would."""
 
-    found = False
+    def __init__(self, looked: Callable[[bool, float | None], None]) -> None:
+        super().__init__()
+        self._looked = looked
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        events = super().select(timeout)
-        self.found = bool(events)
+        events = super().select(0)
+        self._looked(bool(events), timeout)
         return events
 
 
@@ -44,11 +45,13 @@ class GuestLoop(asyncio.SelectorEventLoop):
     """Runs asyncio's coroutines inside a Trio run, while `host` is running. `end` it after that."""
 
     def __init__(self) -> None:
-        self._files = _Files()
-        self._due: list[float] = []
-        """A heap: when timers are due, by the loop's clock. Those of cancelled ones do no harm."""
-        self._unrun = False
-        """Whether a callback has been scheduled since the last pass began."""
+        self._files = _Files(self._rest)
+        self._rounds = 0
+        """Of the pass under way."""
+        self._sleeps = math.inf
+        """Seconds for which the loop would sleep, had the last pass not ended there."""
+        self._unrun = True
+        """Whether a callback may have been left by the last pass, or was scheduled after it."""
         self._awake = False
         """Whether a pass is under way, or about to begin: then nobody needs to wake the host."""
         self._sleep = trio.CancelScope()
@@ -58,11 +61,10 @@ class GuestLoop(asyncio.SelectorEventLoop):
     async def host(self) -> Never:
         """Make a pass whenever there is something to do, until cancelled."""
         while True:
-            seconds = self._due[0] - self.time() if self._due else math.inf
-            if self._unrun or self._files.found:
+            if self._unrun:
                 await trio.lowlevel.checkpoint()
             else:
-                with trio.move_on_after(max(0.0, seconds)) as self._sleep:
+                with trio.move_on_after(self._sleeps) as self._sleep:
                     await trio.lowlevel.wait_readable(self._files.fileno())
             self._pass()
 
@@ -114,26 +116,30 @@ class GuestLoop(asyncio.SelectorEventLoop):
                 raise
 
     def _pass(self) -> None:
-        """Do all that can be done now. What there is to read from files is looked at each time."""
-        self._awake = self._unrun = True
+        """Do all that can be done now, until the loop would sleep."""
+        self._awake, self._rounds = True, 0
         try:
-            for _ in range(MOST_PASSES):
-                # A thread may have woken the loop while it ran: its callback is there, unannounced.
-                if not (self._unrun or self._files.found):
-                    break
-                self._unrun = False
-                now = self.time()
-                while self._due and self._due[0] <= now:
-                    heapq.heappop(self._due)
-                self.stop()
-                self.run_forever()
+            self.run_forever()
         finally:
             self._awake = False
-        if self._unrun or self._files.found:
+        if self._unrun:
             self._wake()
-        elif self._due:
-            until = trio.current_time() + max(0.0, self._due[0] - self.time())
-            self._sleep.deadline = min(self._sleep.deadline, until)
+        else:  # for a host that sleeps while a caller makes the pass
+            self._sleep.deadline = trio.current_time() + self._sleeps
+
+    def _rest(self, found: bool, timeout: float | None) -> None:  # noqa: FBT001  # of a selector
+        """End the pass where the loop would sleep, or when it has gone on for long."""
+        self._rounds += 1
+        if not found and timeout != 0:
+            self._sleeps = math.inf if timeout is None else timeout
+        elif self._rounds >= MOST_ROUNDS:
+            self._sleeps = 0.0
+        else:
+            return
+        # This round is the last, and may yet schedule something: a callback from a thread may have
+        # come in this very moment, and will be run in it.
+        self._unrun = False
+        self.stop()
 
     def _wake(self) -> None:
         """Have the host look again: something was scheduled outside of a pass."""
@@ -159,6 +165,5 @@ class GuestLoop(asyncio.SelectorEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Asyncio's; all of its timers come this way."""
-        heapq.heappush(self._due, when)
         self._wake()
         return super().call_at(when, callback, *args, context=context)
