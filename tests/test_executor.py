@@ -804,6 +804,29 @@ async def test_update_before_the_reply(autojump_clock: MockClock) -> None:
     assert world.store.names() == ["order_placed", "order_completed", "task_status"]
 
 
+async def test_a_gap_in_the_feed_is_told_in_its_place(autojump_clock: MockClock) -> None:
+    """Updates that came together are written together, but not with a gap that they followed."""
+    world = World(broker=FakeBroker())
+    broker = world.broker
+    async with world.process() as process:
+        await trio.sleep(OPENED)
+        order_id = (await finished(process, await submit(process))).order_id or ""
+        broker.push(FeedLost("It broke."))
+        broker.push(FeedBack())
+        broker.fill(order_id, 3)
+        broker.fill(order_id)
+        broker.push(FeedLost("It broke again."))
+        await trio.sleep(1)
+    assert world.store.names()[2:] == [
+        "account_status",
+        "account_status",
+        "order_updated",
+        "order_completed",
+        "account_status",
+    ]
+    assert len({at for at, change in world.store.history if change.orders}) == 2
+
+
 async def test_updates_are_told_once_and_in_order(autojump_clock: MockClock) -> None:
     """Duplicates and late partial fills tell nothing; fills never shrink."""
     world = World(broker=FakeBroker())

@@ -1,12 +1,15 @@
 """The way of an order past Quart: it is answered as Quart would, whatever is asked."""
 
+import random
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
+import h11
 import msgspec
 import pytest
 import trio
@@ -28,12 +31,12 @@ from ticker_actors.mailbox import Busy, Stopped
 from ticker_actors.metrics import Metrics
 from ticker_actors.model.orders import PlaceOrder
 from ticker_actors.settings import PRIMARY, Settings
-from ticker_actors.web import plain
+from ticker_actors.web import plain, server
 from ticker_actors.web.app import MAX_BODY_BYTES, create_app
-from ticker_actors.web.express import Express, Whole
+from ticker_actors.web.express import Express
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.problems import bad_fields
-from ticker_actors.web.server import open_listeners, serve_app
+from ticker_actors.web.server import MOST_PIECES, ServerConfig, open_listeners, serve_app
 
 BATCH = msgspec.json.encode({"orders": [ORDER, ORDER]})
 BATCH_ANSWER = {"batch_id": "b", "completed_at": None}
@@ -50,6 +53,7 @@ class Service:
         self.pause = 0.0
         """Seconds that it takes."""
         self.way: Express
+        self.stop = trio.Event()
         self.left = trio.Event()
         """Set when a submission was cancelled."""
         self.express = 0
@@ -130,25 +134,25 @@ async def received(stream: trio.SocketStream) -> bytes:
 
 
 @asynccontextmanager
-async def serving(**settings: object) -> AsyncIterator[Service]:
+async def serving(config: ServerConfig | None = None, **settings: object) -> AsyncIterator[Service]:
     """The service's web layer on a port of its own."""
     service = Service(msgspec.structs.replace(Settings(), **settings))
     app = create_app(cast("Parts", service.parts))
     express: Express = app.extensions["express"]
     service.way, answer = express, express.answer
 
-    async def counted(whole: Whole) -> plain.Answer:
+    async def counted(asked: plain.PlainRequest, body: bytes) -> plain.Answer:
         service.express += 1
-        return await answer(whole)
+        return await answer(asked, body)
 
     express.answer = counted  # type: ignore[method-assign]  # a spy
     listeners = await open_listeners("127.0.0.1", 0)
     service.port = listeners[0].socket.getsockname()[1]
-    stopping = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: serve_app(app, listeners, stopping=stopping))
+        serve = partial(serve_app, app, listeners, stopping=service.stop, config=config)
+        nursery.start_soon(serve)
         yield service
-        stopping.set()
+        service.stop.set()
 
 
 def head(target: str, headers: dict[str, str], size: int | None) -> bytes:
@@ -254,7 +258,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 async def test_the_way_past_quart_tells_the_same(case: Case) -> None:
     """Status, headers and body are what Quart's way gives, and the executor is asked the same."""
-    async with serving(**case.settings) as service:
+    async with serving(None, **case.settings) as service:
         service.says = case.says
         service.parts.tables.away_seconds = case.away
         if case.stopping:
@@ -280,8 +284,9 @@ async def test_what_is_asked_comes_to_the_executor() -> None:
         assert key.key == "k1"
 
 
-async def test_a_body_after_its_head() -> None:
+async def test_a_body_after_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many clients send the head and the body separately: that is express too."""
+    monkeypatch.setattr(server, "BODY_SECONDS", 20.0)
     async with serving() as service:
         whole = express()
         cut = whole.index(b"\r\n\r\n") + 4
@@ -297,6 +302,68 @@ async def test_a_late_body() -> None:
             assert (await service.ask(whole[:cut], whole[cut:], pause=0.4)).status == 202
         assert service.express == 0
         assert len(service.asked) == 2
+
+
+async def test_a_body_in_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes the usual way: to wait for each of them is not for here."""
+    monkeypatch.setattr(server, "BODY_SECONDS", 20.0)
+    async with serving() as service:
+        whole = express()
+        cut = len(whole) - MOST_PIECES - 5
+        pieces = [whole[:cut], *(bytes([byte]) for byte in whole[cut:])]
+        assert (await service.ask(*pieces, pause=0.005)).status == 202
+        assert service.express == 0
+        assert len(service.asked) == 1
+
+
+async def test_a_late_body_is_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it looks like: who has been given the head waits for the body."""
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.01)
+    async with serving() as service:
+        inner = express()
+        whole = express(body=inner)
+        cut = len(whole) - len(inner)
+        assert (await service.ask(whole[:cut], inner, pause=0.1)).status == 400
+        assert service.express == 0
+        assert service.asked == []
+
+
+async def test_half_a_head_is_no_request() -> None:
+    """What follows it is its other half, whatever it looks like."""
+    async with serving() as service:
+        whole = express()
+        answer = await service.ask(b"POST /orders HTTP/1.1\r\nX: ", whole, pause=0.1)
+        assert answer.status == 202  # one request, with an odd header
+        assert service.express == 0
+        assert len(service.asked) == 1
+
+
+async def test_a_stop_lets_it_finish_and_hangs_up() -> None:
+    """The answer comes, then the end; what was sent after it is not done."""
+    async with serving() as service:
+        service.pause = 0.1
+        stream = await trio.open_tcp_stream("127.0.0.1", service.port)
+        async with stream:
+            await stream.send_all(express())
+            await until(lambda: bool(service.asked))
+            await stream.send_all(express())
+            service.stop.set()
+            assert (await read(stream)).status == 202
+            assert await stream.receive_some() == b""
+        assert len(service.asked) == 1
+
+
+async def test_an_idle_connection_is_closed_after_it() -> None:
+    """As after any other request; while it is answered nobody is idle."""
+    config = ServerConfig()
+    config.keep_alive_timeout = config.first_request_timeout = 0.1
+    async with serving(config) as service:
+        service.pause = 0.3
+        stream = await trio.open_tcp_stream("127.0.0.1", service.port)
+        async with stream:
+            await stream.send_all(express())
+            assert (await read(stream)).status == 202
+            assert await stream.receive_some() == b""
 
 
 async def test_a_body_too_big() -> None:
@@ -391,6 +458,8 @@ NOT_PLAIN = {
     "two hosts": PLAIN.replace(b"Host: 127.0.0.1\r\n", b"Host: 127.0.0.1\r\n" * 2),
     "two lengths": express("/orders", BODY, **{"content-length": str(len(BODY))}),
     "two other lengths": express("/orders", BODY, **{"content-length": "0"}),
+    "a length in many digits": PLAIN.replace(b"Length: ", b"Length: " + 20 * b"0"),
+    "a length in very many digits": PLAIN.replace(b"Length: ", b"Length: " + 5_000 * b"1"),
     "a list of lengths": PLAIN.replace(b"Length: ", b"Length: 1, "),
     "a signed length": PLAIN.replace(b"Length: ", b"Length: +"),
     "a length and chunks": express("/orders", BODY, **{"Transfer-Encoding": "chunked"}),
@@ -430,10 +499,77 @@ async def test_what_is_plain() -> None:
     """One request, whole or without the end of its body."""
     async with serving() as service:
         for data in (PLAIN, express(Connection="Keep-Alive"), express(X="", Y=" a  b\t")):
-            whole = service.way.read(data, None)
-            assert isinstance(whole, Whole)
-            assert whole.body == BODY
-            assert service.way.read(data[:-7], None) == 7
+            for known in (data, data[:-7], data[: -len(BODY)]):
+                taken = service.way.read(known, None)
+                assert taken is not None
+                assert data[taken.begin : taken.end] == BODY
+                assert taken.end == len(data)
+
+
+PIECES = [
+    *(b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" ", b"\t", b":", b",", b"+", b"-", b"?", b"#", b"/"),
+    *(b"\0", b"\x0b", b"\x1f", b"\x7f", b"\x80", b"\xff", b"0", 25 * b"0", b"1", b"HTTP/1.0"),
+    b"Content-Length: 5\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Connection: close\r\n",
+    b"Connection: keep-alive, close\r\n",
+    b"Expect: 100-continue\r\n",
+    b"Upgrade: x\r\n",
+    b"Host: b\r\n",
+    b" folded\r\n",
+]
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """A request with something put in, taken away, changed, or repeated."""
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        at, other = sorted(chance.choices(range(len(data) + 1), k=2))
+        middle = chance.choice(
+            (chance.choice(PIECES), b"", bytes([chance.randrange(256)]), 2 * data[at:other])
+        )
+        data = data[:at] + middle + data[chance.choice((at, at + 1, other)) :]
+    return data
+
+
+def by_h11(data: bytes) -> tuple[bytes, bytes, list[tuple[bytes, bytes]], bytes] | str:
+    """The one request in these bytes: method, target, headers and body; or why there is none."""
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(data)
+    body = b""
+    try:
+        head = connection.next_event()
+        while isinstance(event := connection.next_event(), h11.Data):
+            body += bytes(event.data)
+    except h11.RemoteProtocolError as error:
+        return str(error)
+    if not isinstance(head, h11.Request) or not isinstance(event, h11.EndOfMessage):
+        return "not whole"
+    if connection.trailing_data[0] or connection.they_are_waiting_for_100_continue:
+        return "not one"
+    return head.method, head.target, list(head.headers), body
+
+
+async def test_it_takes_what_h11_reads_alike() -> None:
+    """Of thousands of broken requests: whatever is taken here is the same request for h11."""
+    chance, taken = random.Random(20261123), 0
+    bases = [
+        express("/orders?wait=1", b"12345"),
+        express("/advanced/batch-orders", b"", Connection="keep-alive", X=" 1 \t2 "),
+        express(body=b"0123456789"),
+    ]
+    async with serving() as service:
+        for _ in range(6_000):
+            data = mutated(chance.choice(bases), chance)
+            found = service.way.read(data, None)
+            if found is not None and len(data) == found.end:
+                taken += 1
+                query = found.request._query
+                target = found.request.path.encode() + (b"?" + query if query else b"")
+                said = (b"POST", target, list(found.request.headers._all), data[found.begin :])
+                heard = by_h11(data)
+                assert not isinstance(heard, str), (data, heard)
+                assert said == (heard[0], heard[1].removesuffix(b"?"), *heard[2:]), data
+    assert taken > 300
 
 
 async def test_the_metrics_count_it() -> None:

@@ -186,19 +186,22 @@ class Lane:
         second_zero = instant - timedelta(seconds=trio.current_time())
         self._second_zero = max(self._second_zero, second_zero)
 
-    async def carry_out(self, draft: Draft) -> None:
-        """Commit what was decided; then tell who waits, and make the calls it allows."""
+    async def carry_out(self, draft: Draft, *, news: bool = False) -> None:
+        """Commit what was decided; then tell who waits, and make the calls it allows.
+
+        `news`: what was decided on, the broker told by itself, see `_only_news`.
+        """
         if not draft:
             return
         change = draft.change(self.account_id)
-        answer = await self._persistence.commit(change, news=self._only_news(draft))
+        answer = await self._persistence.commit(change, news=news and self._only_news(draft))
         if not isinstance(answer, Committed):
             message = f"A change of account {self.account_id} was not stored: {answer}"
             raise RuntimeError(message)  # noqa: TRY004  # no wrong type: the database's no
         self.go_on(draft)
 
     def _only_news(self, draft: Draft) -> bool:
-        """Whether nobody waits for it: it tells of orders, or ends a leg of a batch under way."""
+        """Whether nobody waits for what the broker told: of orders, or the end of a batch's leg."""
         if draft.calls or draft.key or draft.standing:
             return False
         if any(batch.finished for batch in draft.batches.values()):
@@ -359,7 +362,7 @@ class Lane:
         self._unknown_reads = 0
         if self.ledger.admission.login_required:
             self.read_soon()  # it may be the answer to a token that was replaced meanwhile
-        await self.carry_out(draft)
+        await self.carry_out(draft, news=True)
 
     def _measure(
         self, task: OrderTask, outcome: PlaceOutcome | ChangeOutcome, began: Moment
@@ -470,7 +473,7 @@ class Lane:
             for row in rows[start : start + ROWS_AT_ONCE]:
                 self.ledger.sight(draft, row, "book", now)
             self.ledger.advance(draft, now)
-            await self.carry_out(draft)
+            await self.carry_out(draft, news=True)
             await trio.lowlevel.checkpoint()
 
     def _complain(self, book: Unreadable) -> None:
@@ -528,7 +531,10 @@ class Lane:
             items: list[FeedItem | None] = []
             with self._until_stopped():
                 items.append(await anext(updates, None))
-                while len(items) < ROWS_AT_ONCE and (more := take_nowait()) is not None:
+                # Word of the feed's own state is told after all orders of its transaction.
+                while isinstance(items[-1], BrokerOrder) and len(items) < ROWS_AT_ONCE:
+                    if (more := take_nowait()) is None:
+                        break
                     items.append(more)
                 orders = [item for item in items if isinstance(item, BrokerOrder)]
                 if orders:
@@ -538,7 +544,7 @@ class Lane:
             draft, now = Draft(), self.now()
             for item in items:
                 self._take_in(draft, item, now)
-            await self.carry_out(draft)
+            await self.carry_out(draft, news=True)
             if items[-1] is None:
                 return
 

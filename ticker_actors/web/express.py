@@ -41,12 +41,19 @@ _ONCE = (b"host", b"content-length")
 _log = structlog.get_logger(__name__)
 
 
+MOST_DIGITS = 20
+"""Of a length, as h11 has it."""
+
+
 @dataclass(frozen=True, slots=True)
-class Whole:
-    """A request whose body is there."""
+class Taken:
+    """The head of a request that goes this way."""
 
     request: PlainRequest
-    body: bytes
+    begin: int
+    """Where its body begins in the bytes that it was read from."""
+    end: int
+    """And where it ends, or will end when all has come."""
 
 
 class Express:
@@ -61,28 +68,24 @@ class Express:
         self._handlers = handlers
         self._most_bytes = most_bytes
 
-    def read(self, data: bytes, client: tuple[str, int] | None) -> Whole | int | None:
-        """The one request that these bytes are, or how many bytes of its body are missing.
-
-        None: this is not for here.
-        """
-        end = data.find(END, 0, MOST_HEAD_BYTES) + len(END)
-        if not (match := _head(data, 0, end)) or match[1].decode() not in self._handlers:
+    def read(self, data: bytes, client: tuple[str, int] | None) -> Taken | None:
+        """The one request that these bytes are, or begin. None: this is not for here."""
+        begin = data.find(END, 0, MOST_HEAD_BYTES) + len(END)
+        if not (match := _head(data, 0, begin)) or match[1].decode() not in self._handlers:
             return None
         headers = [(name.lower(), value) for name, value in _fields(match[3])]
         size = _size(headers)
-        if size is None or size > self._most_bytes or len(data) > end + size:
+        if size is None or size > self._most_bytes or len(data) > begin + size:
             return None  # the last: the next request has come too
-        if missing := end + size - len(data):
-            return missing
-        return Whole(PlainRequest(match[1].decode(), match[2] or b"", headers, client), data[end:])
+        request = PlainRequest(match[1].decode(), match[2] or b"", headers, client)
+        return Taken(request, begin, begin + size)
 
-    async def answer(self, whole: Whole) -> Answer:
+    async def answer(self, asked: PlainRequest, body: bytes) -> Answer:
         """Answer one of them."""
-        began, asked = trio.current_time(), whole.request
+        began = trio.current_time()
         try:
             self._doors.admit(self._parts, asked)
-            answer = await self._handlers[asked.path](self._parts, asked, whole.body)
+            answer = await self._handlers[asked.path](self._parts, asked, body)
         except Exception as error:  # noqa: BLE001  # told, and logged where it is a bug
             answer = (problem_of(error) or self._bug(error, asked)).answer()
         seconds = trio.current_time() - began
@@ -104,4 +107,4 @@ def _size(headers: list[tuple[bytes, bytes]]) -> int | None:
     if any(name == b"connection" and value.lower() != b"keep-alive" for name, value in headers):
         return None
     length = headers[names.index(b"content-length")][1]
-    return int(length) if length.isdigit() else None
+    return int(length) if length.isdigit() and len(length) <= MOST_DIGITS else None

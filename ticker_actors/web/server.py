@@ -53,8 +53,9 @@ from wsproto.events import Event as FrameEvent
 from wsproto.frame_protocol import CloseReason
 
 from ticker_actors.web.entrance import Entrance, connections_that_fit
-from ticker_actors.web.express import Express, Whole
+from ticker_actors.web.express import Express
 from ticker_actors.web.intake import HTTPConnection, Tasks
+from ticker_actors.web.plain import PlainRequest
 
 PINNED = {"hypercorn": "0.18.0", "quart-trio": "0.12.0", "wsproto": "1.3.2"}
 LOOPBACK = ("127.0.0.1", "::1")
@@ -306,31 +307,30 @@ class Connection(TCPServer):
 
     async def _past_all(self, data: bytes) -> bytes:
         """Have it answered by `express`, if that takes it: then there is nothing left of it."""
-        await self._no_express_under_way()
-        if self._express is None or not self._http.at_rest:
+        if not self._express_ended.is_set():  # the client does not wait for one answer
+            await self._express_ended.wait()
+        if self._express is None or not self._open or not self._http.at_rest:
             return data
-        whole = self._express.read(data, self._client)
+        taken = self._express.read(data, self._client)
+        if taken is None:
+            return data
         with trio.move_on_after(BODY_SECONDS):
             for _ in range(MOST_PIECES):
-                if not isinstance(whole, int):
+                if len(data) == taken.end or not (
+                    more := bytes(await self.stream.receive_some(taken.end - len(data)))
+                ):
                     break
-                more = bytes(await self.stream.receive_some(whole))
                 data += more
-                whole = self._express.read(data, self._client) if more else None
-        if not isinstance(whole, Whole):
+        if len(data) < taken.end:
             return data
         self._express_ended, self._express_answer = trio.Event(), trio.CancelScope()
         await self.protocol_send(Updated(idle=False))
-        self._task_group.spawn(self._answer, self._express, whole)
+        self._task_group.spawn(self._answer, self._express, taken.request, data[taken.begin :])
         return b""
 
-    async def _no_express_under_way(self) -> None:
-        if not self._express_ended.is_set():  # the client does not wait for one answer
-            await self._express_ended.wait()
-
-    async def _answer(self, express: Express, whole: Whole) -> None:
+    async def _answer(self, express: Express, asked: PlainRequest, body: bytes) -> None:
         with self._express_answer:
-            answer = await express.answer(whole)
+            answer = await express.answer(asked, body)
             await self.protocol_send(RawData(answer.raw(format_date_time(time()))))
         self._express_ended.set()
         if self.context.terminated.is_set():
