@@ -8,7 +8,7 @@ import pytest
 
 from tests.simulation import plan, run, simulate
 
-REGRESSIONS = (*range(16), 23, 29, 34, 37)
+REGRESSIONS = (*range(16), 23, 29, 34, 37, 500_869)
 """Seeds that run every time: each kind of plan, and those that found something once."""
 SECONDS = float(os.environ.get("SIMULATION_SECONDS", "25"))
 """For fresh seeds. More of them find more: `SIMULATION_SECONDS=3600 pytest -k fresh`."""
