@@ -294,12 +294,13 @@ async def test_a_body_after_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
         assert service.express == 1
 
 
-async def test_a_late_body() -> None:
+async def test_a_late_body(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that is late is waited for as with any other request, and nothing of it is lost."""
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.0)
     async with serving() as service:
         whole = express()
         for cut in (whole.index(b"\r\n\r\n") + 4, len(whole) - 10):
-            assert (await service.ask(whole[:cut], whole[cut:], pause=0.4)).status == 202
+            assert (await service.ask(whole[:cut], whole[cut:], pause=0.1)).status == 202
         assert service.express == 0
         assert len(service.asked) == 2
 
@@ -318,7 +319,7 @@ async def test_a_body_in_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_late_body_is_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it looks like: who has been given the head waits for the body."""
-    monkeypatch.setattr(server, "BODY_SECONDS", 0.01)
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.0)
     async with serving() as service:
         inner = express()
         whole = express(body=inner)

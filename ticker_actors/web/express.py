@@ -24,7 +24,8 @@ Handler = Callable[[Parts, AnyRequest, bytes], Awaitable[Answer]]
 """Answers a request whose body is there. Raises `Problem`."""
 
 MOST_HEAD_BYTES = 16 * 1024
-"""As h11 has it."""
+MOST_DIGITS = 20
+"""Of a length. Both as h11 has them."""
 END = b"\r\n\r\n"
 _NAME = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"(?:[!-~](?:[\t -~]*[!-~])?)?"
@@ -39,10 +40,6 @@ _SPECIAL = {b"transfer-encoding", b"expect", b"upgrade"}
 _ONCE = (b"host", b"content-length")
 
 _log = structlog.get_logger(__name__)
-
-
-MOST_DIGITS = 20
-"""Of a length, as h11 has it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -295,7 +295,7 @@ class Connection(TCPServer):
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data := await self._receive():
                 if self._open:  # else we have hung up and only wait for the client to do so
-                    data = await self._past_all(data)  # all of it, or nothing
+                    data = await self._by_express(data)
                 if self._open and data:
                     await self.protocol.handle(RawData(data))
                 if self._http.websocket:
@@ -305,8 +305,8 @@ class Connection(TCPServer):
         self._express_answer.cancel()
         await self.protocol.handle(Closed())
 
-    async def _past_all(self, data: bytes) -> bytes:
-        """Have it answered by `express`, if that takes it: then there is nothing left of it."""
+    async def _by_express(self, data: bytes) -> bytes:
+        """Have it answered by `express`, if that takes it. What is left for h11, if not."""
         if not self._express_ended.is_set():  # the client does not wait for one answer
             await self._express_ended.wait()
         if self._express is None or not self._open or not self._http.at_rest:
