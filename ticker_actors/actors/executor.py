@@ -55,6 +55,7 @@ from ticker_actors.model.calendar import day_end
 from ticker_actors.model.changes import Committed, Key, KeyTaken, Owned
 from ticker_actors.model.orders import OrderChanges, PlaceOrder
 from ticker_actors.model.tasks import OrderTask, Phase, create
+from ticker_actors.waits import Waits
 
 A = TypeVar("A")
 
@@ -101,7 +102,7 @@ class ExecutorActor:
         self._metrics = metrics
         self._max_attempts = max_attempts
         self._stopping = trio.Event() if stopping is None else stopping
-        self._answering: set[trio.CancelScope] = set()
+        self._answering = Waits()
         self._urgent = Mailbox[Urgent](MAILBOX_SIZE)
         self._ordinary = Mailbox[Ordinary](MAILBOX_SIZE)
         self._lanes = {
@@ -213,19 +214,14 @@ class ExecutorActor:
 
     async def _answered(self, name: str, answer: Awaitable[A]) -> A | Unanswered:
         """The answer, or word that none came: the change may be stored all the same."""
-        with trio.move_on_after(ANSWER_SECONDS) as wait, suppress(Stopped):
-            self._answering.add(wait)
-            try:
-                return await answer
-            finally:
-                self._answering.discard(wait)
+        with self._answering.wait(ANSWER_SECONDS), suppress(Stopped):
+            return await answer
         return Unanswered(name)
 
     async def _hurry(self) -> None:
         """Let nobody wait for long once the service is stopping: the server ends before us."""
         await self._stopping.wait()
-        for wait in self._answering:
-            wait.deadline = trio.current_time() + HURRY_SECONDS
+        self._answering.end(within=HURRY_SECONDS)
 
     def _new_task_id(self) -> str:
         return ids.task_id(self._clock.now(), self._chance)

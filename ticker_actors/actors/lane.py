@@ -9,8 +9,7 @@ and `_keep_reading` reads the order book until it shows the order or proves that
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -50,6 +49,7 @@ from ticker_actors.model.outcomes import (
     Unreadable,
 )
 from ticker_actors.model.tasks import OrderTask
+from ticker_actors.waits import Waits
 
 FIRST_BACKOFF = 0.25
 MOST_BACKOFF = 30.0
@@ -149,7 +149,8 @@ class Lane:
         """Until when the reader sleeps; infinite while it is awake."""
         self._turn_at = math.inf
         """The same of the pump."""
-        self._waits: set[trio.CancelScope] = set()
+        self._waits = Waits()
+        """Ended by `stop`. Only waits are cut short, never a decision or its commit."""
 
     def start(self, found: Recovered, nursery: trio.Nursery) -> None:
         """Go on with what a dead process left, then begin to serve."""
@@ -270,20 +271,7 @@ class Lane:
     def stop(self) -> None:
         """Send nothing more, and stop waiting for work; what is out may still come back."""
         self.ledger.admission.stopping = True
-        for scope in self._waits:
-            scope.cancel()
-
-    @contextmanager
-    def _until_stopped(self) -> Iterator[None]:
-        """A wait that `stop` ends. Only waits are cut short, never a decision or its commit."""
-        with trio.CancelScope() as scope:
-            self._waits.add(scope)
-            if self.ledger.admission.stopping:
-                scope.cancel()
-            try:
-                yield
-            finally:
-                self._waits.discard(scope)
+        self._waits.end()
 
     def close(self) -> None:
         """Nothing more will be answered."""
@@ -337,7 +325,7 @@ class Lane:
             await self.carry_out(draft)
             now = self.now()
             self._turn_at = now.mono + self.ledger.next_turn(now)
-            with self._until_stopped(), trio.move_on_at(self._turn_at):
+            with self._waits.wait(), trio.move_on_at(self._turn_at):
                 await self._pump.wait()
             self._turn_at = math.inf
 
@@ -403,7 +391,7 @@ class Lane:
             at = self._next_read()
             if at > trio.current_time():
                 self._read_at = at
-                with self._until_stopped(), trio.move_on_at(at):
+                with self._waits.wait(), trio.move_on_at(at):
                     await self._reader.wait()
                 self._read_at = math.inf
                 continue
@@ -442,7 +430,7 @@ class Lane:
         began = self.now()
         if self.ledger.recount(began):
             self._broker.forget_book()
-        with self._until_stopped():
+        with self._waits.wait():
             book = await self._broker.orders()
             rows = await self.recall.for_book(book, began)
         if self.ledger.admission.stopping:
@@ -529,7 +517,7 @@ class Lane:
         take_nowait: Callable[[], FeedItem | None] = getattr(updates, "take_nowait", lambda: None)
         while True:
             items: list[FeedItem | None] = []
-            with self._until_stopped():
+            with self._waits.wait():
                 items.append(await anext(updates, None))
                 # Word of the feed's own state is told after all orders of its transaction.
                 while isinstance(items[-1], BrokerOrder) and len(items) < ROWS_AT_ONCE:

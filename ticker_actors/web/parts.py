@@ -19,6 +19,7 @@ from ticker_actors.model.ids import Chance
 from ticker_actors.model.orders import OrderView
 from ticker_actors.model.tasks import OrderTask
 from ticker_actors.settings import Settings
+from ticker_actors.waits import Waits
 from ticker_actors.web.problems import bad_fields
 
 T = TypeVar("T")
@@ -114,8 +115,8 @@ class Parts:
     """Seconds that the durable transaction under way has been waited for."""
     loop_lag: Callable[[], float]
     """Seconds by which the event loop lately ran behind."""
-    waits: set[trio.CancelScope] = field(default_factory=set)
-    """What handlers are waiting in: a task for each would take the scheduler three turns."""
+    waits: Waits = field(default_factory=Waits)
+    """Those of the handlers."""
 
     def account(self, account_id: str) -> str:
         """The account's id again, or the `Problem` that there is no such account."""
@@ -126,20 +127,14 @@ class Parts:
 
     async def within(self, seconds: float, wait: Awaitable[T]) -> T | None:
         """What is waited for, or None when time is up or the service is stopping."""
-        with trio.move_on_after(seconds) as scope:
-            self.waits.add(scope)
-            if self.stopping.is_set():
-                scope.cancel()
-            try:
-                return await wait
-            finally:
-                self.waits.discard(scope)
-        return None
+        result: T | None = None
+        with self.waits.wait(seconds):
+            result = await wait
+        return result  # noqa: RET504  # None when it was cut short
 
     async def end_waits(self) -> None:
         """End all that is waited for when the service stops, or falls. Runs beside the server."""
         try:
             await self.stopping.wait()
         finally:
-            for scope in self.waits:
-                scope.cancel()
+            self.waits.end()
