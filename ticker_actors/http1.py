@@ -72,16 +72,19 @@ class Connection:
         self._socket = below
         self._reusable = False
 
-    async def exchange(self, request: bytes, deadline: float, *, most_bytes: int) -> Reply | Lost:
+    async def exchange(
+        self, request: bytes, deadline: float, *, most_bytes: int, shield: bool = False
+    ) -> Reply | Lost:
         """Send a request, all of it in one piece, and read its answer, by Trio's clock.
 
         Of an answer's body no more is read once it has more than `most_bytes`; it is given as far
-        as it came. The connection is `reusable` only after a whole one.
+        as it came. The connection is `reusable` only after a whole one. `shield`: nothing but the
+        deadline cuts it short.
         """
         self.answering = self._reusable = False
         answer = _Answer()
         seconds = deadline - trio.current_time()
-        with trio.move_on_at(deadline):
+        with trio.CancelScope(deadline=deadline, shield=shield):
             try:
                 await self._send(request)
                 while not answer.whole and len(answer.body) <= most_bytes:

@@ -1,6 +1,7 @@
 """What is measured, for `GET /metrics`. Every number here is observed where it happens."""
 
 from collections.abc import Callable, Iterable
+from functools import cache
 
 from prometheus_client import (
     CollectorRegistry,
@@ -36,38 +37,49 @@ class _DepthCollector(Collector):
 
 
 class Metrics:
-    """All metrics of one service, in a registry of its own."""
+    """All metrics of one service, in a registry of its own.
+
+    Those with labels are functions of them: the library looks a child up under a lock, each time.
+    """
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         GCCollector(registry=registry)
         PlatformCollector(registry=registry)
         ProcessCollector(registry=registry)
-        self.tasks = Counter(
-            "ticker_tasks",
-            "Finished tasks",
-            ["operation", "status", "reason"],
-            registry=registry,
+        self.tasks = cache(
+            Counter(
+                "ticker_tasks",
+                "Finished tasks",
+                ["operation", "status", "reason"],
+                registry=registry,
+            ).labels
         )
-        self.denied = Counter(
-            "ticker_orders_denied",
-            "Orders refused by our own risk checks",
-            ["account_id"],
-            registry=registry,
+        self.denied = cache(
+            Counter(
+                "ticker_orders_denied",
+                "Orders refused by our own risk checks",
+                ["account_id"],
+                registry=registry,
+            ).labels
         )
-        self.stage = Histogram(
-            "ticker_stage_seconds",
-            "Seconds of one stage: a commit (waiting included), a broker call, a read of the order "
-            "book, a task from submission to its first send and to its end",
-            ["stage"],
-            buckets=_FAST,
-            registry=registry,
+        self.stage = cache(
+            Histogram(
+                "ticker_stage_seconds",
+                "Seconds of one stage: a commit (waiting included), a broker call, a read of the "
+                "order book, a task from submission to its first send and to its end",
+                ["stage"],
+                buckets=_FAST,
+                registry=registry,
+            ).labels
         )
-        self.broker_calls = Counter(
-            "ticker_broker_calls",
-            "Calls to a broker and what they proved",
-            ["account_id", "call", "outcome"],
-            registry=registry,
+        self.broker_calls = cache(
+            Counter(
+                "ticker_broker_calls",
+                "Calls to a broker and what they proved",
+                ["account_id", "call", "outcome"],
+                registry=registry,
+            ).labels
         )
         self.commit_changes = Histogram(
             "ticker_commit_changes",
@@ -81,22 +93,28 @@ class Metrics:
             buckets=_FAST,
             registry=registry,
         )
-        self.events = Counter(
-            "ticker_events", "Events committed to the log", ["event"], registry=registry
+        self.events = cache(
+            Counter(
+                "ticker_events", "Events committed to the log", ["event"], registry=registry
+            ).labels
         )
-        self.stream_connections = Gauge(
-            "ticker_stream_connections", "Open order streams", ["account_id"], registry=registry
+        self.stream_connections = cache(
+            Gauge(
+                "ticker_stream_connections", "Open order streams", ["account_id"], registry=registry
+            ).labels
         )
         self.stream_messages = Counter(
             "ticker_stream_messages",
             "Events given to stream clients as they were published",
             registry=registry,
         )
-        self.stream_resumes = Counter(
-            "ticker_stream_starts",
-            "Streams that went live: fresh, resumed without a loss, or after a gap",
-            ["status"],
-            registry=registry,
+        self.stream_resumes = cache(
+            Counter(
+                "ticker_stream_starts",
+                "Streams that went live: fresh, resumed without a loss, or after a gap",
+                ["status"],
+                registry=registry,
+            ).labels
         )
         self.stream_replayed = Counter(
             "ticker_stream_replayed",
@@ -108,11 +126,13 @@ class Metrics:
             "Stream clients closed because they did not keep up",
             registry=registry,
         )
-        self.deliveries = Counter(
-            "ticker_webhook_attempts",
-            "Webhook requests on the wire",
-            ["event", "result"],
-            registry=registry,
+        self.deliveries = cache(
+            Counter(
+                "ticker_webhook_attempts",
+                "Webhook requests on the wire",
+                ["event", "result"],
+                registry=registry,
+            ).labels
         )
         self.delivery_seconds = Histogram(
             "ticker_webhook_attempt_seconds",
@@ -120,18 +140,22 @@ class Metrics:
             buckets=_FAST,
             registry=registry,
         )
-        self.pruned = Counter(
-            "ticker_pruned_rows",
-            "Rows deleted because they were beyond the retention",
-            ["table"],
-            registry=registry,
+        self.pruned = cache(
+            Counter(
+                "ticker_pruned_rows",
+                "Rows deleted because they were beyond the retention",
+                ["table"],
+                registry=registry,
+            ).labels
         )
-        self.http = Histogram(
-            "ticker_http_request_seconds",
-            "Seconds of one HTTP request, waits asked for included",
-            ["method", "route", "status"],
-            buckets=_FAST,
-            registry=registry,
+        self.http = cache(
+            Histogram(
+                "ticker_http_request_seconds",
+                "Seconds of one HTTP request, waits asked for included",
+                ["method", "route", "status"],
+                buckets=_FAST,
+                registry=registry,
+            ).labels
         )
 
     def watch_mailboxes(self, depths: Callable[[], Iterable[tuple[str, int]]]) -> None:

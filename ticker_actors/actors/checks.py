@@ -18,6 +18,9 @@ from ticker_actors.model.outcomes import Unreadable
 from ticker_actors.model.portfolio import Positions
 from ticker_actors.model.risk import Denial, RiskLimits
 
+CHECK_SECONDS = 4.0
+"""For prices and positions: a market order is stale after 10 s, and it has not been stored yet."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -35,7 +38,8 @@ class Checks:
         """The first of some orders, sent one after the other, that is not taken; and why.
 
         What the broker says is asked first. From then on nothing is awaited until the orders count
-        as taken, so that many at once are judged one by one.
+        as taken, so that many at once are judged one by one. Raises `trio.TooSlowError` when the
+        broker does not say it within `CHECK_SECONDS`.
         """
         self.under_way += len(orders)
         try:
@@ -44,8 +48,16 @@ class Checks:
             self.under_way -= len(orders)
 
     async def _judged(self, orders: Sequence[PlaceOrder], now: Moment) -> tuple[int, Denial] | None:
-        prices = await self._last_prices(orders)
-        before, positions = await self._positions(orders)
+        prices: Sequence[float | None] = [None] * len(orders)
+        before: Sequence[int] = ()
+        positions: Positions | Unreadable = Unreadable("The account has only just become REDUCING.")
+        if self._limits.needs_price or self._reducing:
+            with trio.fail_after(CHECK_SECONDS):
+                prices = await self._last_prices(orders)
+                if self._reducing:
+                    # It looks at all tasks and open orders: not to be done for every order.
+                    before = [self._ledger.pending(order) for order in orders]
+                    positions = await self._broker.positions()
         for number, (order, price) in enumerate(zip(orders, prices, strict=True)):
             found = risk.denial(
                 order,
@@ -97,15 +109,9 @@ class Checks:
             )
         return price
 
-    async def _positions(
-        self, orders: Sequence[PlaceOrder]
-    ) -> tuple[list[int], Positions | Unreadable]:
-        """Where they matter: what was on its way of each when they were asked for, and they."""
-        if self._ledger.admission.standing.state is not AccountState.REDUCING:
-            return [], Unreadable("The account has only just become REDUCING.")
-        # It looks at all tasks and open orders: not a thing to do for every order there is.
-        before = [self._ledger.pending(order) for order in orders]
-        return before, await self._broker.positions()
+    @property
+    def _reducing(self) -> bool:
+        return self._ledger.admission.standing.state is AccountState.REDUCING
 
     def _state_denial(
         self,

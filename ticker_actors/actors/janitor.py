@@ -69,7 +69,7 @@ async def keep_tidy(
         def tell(some: Mapping[str, int], deleted: Counter[str] = deleted) -> None:
             deleted.update(some)
             for table, count in some.items():
-                metrics.pruned.labels(table).inc(count)
+                metrics.pruned(table).inc(count)
 
         try:
             await sweep(tables, cutoffs(due, kept), tell)

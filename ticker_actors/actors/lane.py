@@ -282,9 +282,9 @@ class Lane:
     def _tell(self, draft: Draft) -> None:
         for task in draft.ended:
             reason = "" if task.reason is None else str(task.reason)
-            self._metrics.tasks.labels(task.operation, task.status, reason).inc()
+            self._metrics.tasks(task.operation, task.status, reason).inc()
             seconds = (task.updated_at - task.created_at).total_seconds()
-            self._metrics.stage.labels(f"submit to finished {task.operation}").observe(seconds)
+            self._metrics.stage(f"submit to finished {task.operation}").observe(seconds)
             _log.info(
                 "task finished",
                 account_id=self.account_id,
@@ -355,12 +355,12 @@ class Lane:
     def _measure(
         self, task: OrderTask, outcome: PlaceOutcome | ChangeOutcome, began: Moment
     ) -> None:
-        stage, name = self._metrics.stage.labels, type(outcome).__name__.lower()
+        stage, name = self._metrics.stage, type(outcome).__name__.lower()
         stage(f"broker {task.operation}").observe(trio.current_time() - began.mono)
         if task.sends == 1:
             waited = (began.at - task.created_at).total_seconds()
             stage(f"submit to sent {task.operation}").observe(waited)
-        self._metrics.broker_calls.labels(self.account_id, task.operation, name).inc()
+        self._metrics.broker_calls(self.account_id, task.operation, name).inc()
 
     def _request(self, task: OrderTask) -> Awaitable[PlaceOutcome | ChangeOutcome]:
         match task.operation:
@@ -435,7 +435,7 @@ class Lane:
             rows = await self.recall.for_book(book, began)
         if self.ledger.admission.stopping:
             return
-        self._metrics.stage.labels("order book read").observe(trio.current_time() - began.mono)
+        self._metrics.stage("order book read").observe(trio.current_time() - began.mono)
         self._unknown_reads += 1
         if isinstance(book, Unreadable):
             self._complain(book)

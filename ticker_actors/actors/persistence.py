@@ -143,10 +143,10 @@ class PersistenceActor:
                 deliveries += answer.deliveries
         if events:
             for event in events:
-                self._metrics.events.labels(event.event).inc()
+                self._metrics.events(event.event).inc()
             await self._hub.publish(tuple(events))
         if deliveries:
             self._outbox.ring()
         for (message, reply), answer in zip(group, answers, strict=True):
-            self._metrics.stage.labels("commit").observe(ended - message.asked_at)
+            self._metrics.stage("commit").observe(ended - message.asked_at)
             reply(answer)

@@ -207,7 +207,7 @@ class StreamHub:
             return Full.RATE
         account.places.add(subscription)
         self._addresses[subscription.address] += 1
-        self._metrics.stream_connections.labels(subscription.account_id).set(len(account.places))
+        self._metrics.stream_connections(subscription.account_id).set(len(account.places))
         return account.head
 
     def _take_handshake(self, rate: int) -> bool:
@@ -228,7 +228,7 @@ class StreamHub:
             account.live.add(subscription)
             self._counts[subscription.status] += 1
             self._counts["replayed"] += subscription.replayed
-            self._metrics.stream_resumes.labels(subscription.status).inc()
+            self._metrics.stream_resumes(subscription.status).inc()
             self._metrics.stream_replayed.inc(subscription.replayed)
         return None
 
@@ -244,7 +244,7 @@ class StreamHub:
         if subscription.code is CloseCode.SLOW:
             self._counts["dropped"] += 1
             self._metrics.stream_dropped.inc()
-        self._metrics.stream_connections.labels(subscription.account_id).set(len(account.places))
+        self._metrics.stream_connections(subscription.account_id).set(len(account.places))
 
     def _statistics(self) -> Statistics:
         accounts = {name: len(account.places) for name, account in self._accounts.items()}

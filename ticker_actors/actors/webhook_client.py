@@ -95,19 +95,14 @@ class WebhookClient:
         except ValueError:
             return Answer(error=CANNOT_BE_SENT)
         deadline = trio.current_time() + self._deadline
-        with trio.move_on_at(deadline):
-            try:
-                return await self._exchange(to, data, deadline)
-            except _NOT_CONNECTED as error:
-                return Answer(error=_sentence(error))
-        return Answer(error=f"There was no complete answer within {self._deadline:g} s.")
-
-    async def _exchange(self, to: Url, data: bytes, deadline: float) -> Answer:
         if (kept := self._kept(to)) is not None:
             answer = await self._send(to, kept, data, deadline)
             if kept.answering:
                 return answer
-        return await self._send(to, await self._open(to), data, deadline)
+        connection = await self._open(to, deadline)
+        if isinstance(connection, Answer):
+            return connection
+        return await self._send(to, connection, data, deadline)
 
     async def _send(self, to: Url, connection: Connection, data: bytes, deadline: float) -> Answer:
         try:
@@ -117,7 +112,7 @@ class WebhookClient:
             raise
         self._keep(to, connection)
         if isinstance(result, Lost):
-            return Answer(error=result.message)
+            return self._late() if trio.current_time() >= deadline else Answer(error=result.message)
         return Answer(status=result.status, retry_after=result.headers.get("retry-after"))
 
     def _kept(self, to: Url) -> Connection | None:
@@ -144,8 +139,19 @@ class WebhookClient:
             if not pool:
                 del self._pools[origin]
 
-    async def _open(self, to: Url) -> Connection:
-        """A new connection to a vetted address. Raises what `_sentence` knows."""
+    def _late(self) -> Answer:
+        return Answer(error=f"There was no complete answer within {self._deadline:g} s.")
+
+    async def _open(self, to: Url, deadline: float) -> Connection | Answer:
+        """A new connection to a vetted address, or why there is none."""
+        with trio.move_on_at(deadline):
+            try:
+                return await self._connected(to)
+            except _NOT_CONNECTED as error:
+                return Answer(error=_sentence(error))
+        return self._late()
+
+    async def _connected(self, to: Url) -> Connection:
         addresses = await self._addresses(to.host, to.port)
         plain = await connect(addresses, to.port, CONNECT_SECONDS)
         stream = await encrypt(plain, self._ssl, to.host) if to.tls else plain

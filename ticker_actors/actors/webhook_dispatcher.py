@@ -247,7 +247,7 @@ class WebhookDispatcher:
         chance = self._chance(_CHANCE_BITS) / 2**_CHANCE_BITS
         state, next_at = verdict(answer, attempt=attempt, now=self._clock.now(), chance=chance)
         self._metrics.delivery_seconds.observe(seconds)
-        self._metrics.deliveries.labels(delivery.event, _RESULTS[state]).inc()
+        self._metrics.deliveries(delivery.event, _RESULTS[state]).inc()
         if state != "succeeded":
             tell = _log.error if state == "failed" else _log.warning
             tell(

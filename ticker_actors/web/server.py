@@ -314,19 +314,24 @@ class Connection(TCPServer):
         taken = self._express.read(data, self._client)
         if taken is None:
             return data
-        with trio.move_on_after(BODY_SECONDS):
-            for _ in range(MOST_PIECES):
-                if len(data) == taken.end or not (
-                    more := bytes(await self.stream.receive_some(taken.end - len(data)))
-                ):
-                    break
-                data += more
         if len(data) < taken.end:
-            return data
+            data = await self._rest(data, taken.end)
+            if len(data) < taken.end:
+                return data
         self._express_ended, self._express_answer = trio.Event(), trio.CancelScope()
         await self.protocol_send(Updated(idle=False))
         self._task_group.spawn(self._answer, self._express, taken.request, data[taken.begin :])
         return b""
+
+    async def _rest(self, data: bytes, end: int) -> bytes:
+        """What has come of a request, and what of its body soon follows."""
+        with trio.move_on_after(BODY_SECONDS):
+            for _ in range(MOST_PIECES):
+                more = bytes(await self.stream.receive_some(end - len(data)))
+                data += more
+                if not more or len(data) == end:
+                    break
+        return data
 
     async def _answer(self, express: Express, asked: PlainRequest, body: bytes) -> None:
         with self._express_answer:

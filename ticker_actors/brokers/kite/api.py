@@ -8,7 +8,6 @@ import re
 from collections.abc import AsyncIterable, Callable, Collection
 from functools import partial
 from typing import Protocol, TypeVar
-from urllib.parse import urlencode
 
 from ticker_actors.brokers.kite import classify
 from ticker_actors.brokers.kite.book import BookReader
@@ -210,7 +209,7 @@ class KiteBroker(KiteApi):
         """One order call. Without a login it is answered as Kite would answer a dead token."""
         if (signature := self._session.authorization()) is None:
             return Refused("TokenException", NO_LOGIN, retryable=True, trouble="login_required")
-        body = b"" if form is None else urlencode(form).encode()
+        body = b"" if form is None else wire.encoded(form)
         kind = () if form is None else wire.FORM_HEADERS.items()
         length = ("Content-Length", str(len(body)))
         return await self._http.request(

@@ -92,8 +92,7 @@ class HttpClient:
         connection = self._idle.take(idle) or await self._open(deadline)
         if isinstance(connection, Unsent):
             return connection
-        with trio.CancelScope(shield=True):
-            result = await connection.exchange(data, deadline, most_bytes=MAX_BODY_BYTES)
+        result = await connection.exchange(data, deadline, most_bytes=MAX_BODY_BYTES, shield=True)
         self._idle.keep(connection)
         return _plain(result)
 
