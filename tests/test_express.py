@@ -58,6 +58,8 @@ class Service:
         """Set when a submission was cancelled."""
         self.express = 0
         """Requests that went past Quart."""
+        self.stored = 0
+        """Orders and batches."""
         self.parts = SimpleNamespace(
             settings=settings,
             executor=SimpleNamespace(
@@ -86,6 +88,7 @@ class Service:
         await trio.sleep(self.pause)
         if isinstance(self.says, Exception):
             raise self.says
+        self.stored += 1
         return self.says
 
     async def finished_batch(self, _: str) -> None:
@@ -389,16 +392,31 @@ async def test_other_methods_and_paths() -> None:
         assert service.express == 0
 
 
-async def test_a_client_that_leaves() -> None:
-    """The handler ends with its client."""
+@pytest.mark.parametrize(
+    "target, body", [("/orders?wait=5", BODY), ("/advanced/batch-orders", BATCH)]
+)
+async def test_a_client_that_leaves(target: str, body: bytes) -> None:
+    """What may wait for an order or a batch to be done ends with its client."""
     async with serving() as service:
         service.says = "nothing"
         stream = await trio.open_tcp_stream("127.0.0.1", service.port)
-        await stream.send_all(express())
+        await stream.send_all(express(target, body))
         await until(lambda: bool(service.asked))
         await stream.aclose()
         with trio.fail_after(5):
             await service.left.wait()
+
+
+async def test_a_client_that_leaves_while_its_order_is_stored() -> None:
+    """That is not cut short, and the connection ends after it."""
+    async with serving() as service:
+        service.pause = 0.1
+        stream = await trio.open_tcp_stream("127.0.0.1", service.port)
+        await stream.send_all(express())
+        await until(lambda: bool(service.asked))
+        await stream.aclose()
+        await until(lambda: service.stored == 1)
+        assert (await service.ask(express())).status == 202
 
 
 async def test_many_on_one_connection() -> None:

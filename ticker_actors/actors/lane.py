@@ -21,7 +21,7 @@ import trio
 from ticker_actors.actors.checks import Checks
 from ticker_actors.actors.draft import Draft
 from ticker_actors.actors.ledger import Ledger
-from ticker_actors.actors.persistence import PersistenceActor, Wakeup
+from ticker_actors.actors.persistence import PersistenceActor
 from ticker_actors.actors.ports import Clock, Reads, Trading
 from ticker_actors.actors.recall import Recall
 from ticker_actors.mailbox import Reply
@@ -49,7 +49,7 @@ from ticker_actors.model.outcomes import (
     Unreadable,
 )
 from ticker_actors.model.tasks import OrderTask
-from ticker_actors.waits import Waits
+from ticker_actors.waits import Alarm, Waits
 
 FIRST_BACKOFF = 0.25
 MOST_BACKOFF = 30.0
@@ -135,8 +135,10 @@ class Lane:
         self._metrics = metrics
         self._second_zero = datetime.min.replace(tzinfo=UTC)
         self._nursery: trio.Nursery
-        self._pump = Wakeup()
-        self._reader = Wakeup()
+        self._waits = Waits()
+        """Ended by `stop`. Only waits are cut short, never a decision or its commit."""
+        self._pump = Alarm(self._waits)
+        self._reader = Alarm(self._waits)
         self._waiters: dict[str, list[Reply[Any]]] = {}
         self._feed_up = True
         self._last_valid = trio.current_time()
@@ -145,12 +147,6 @@ class Lane:
         self._unknown_reads = 0
         self._read_wanted_at = 0.0
         self._read_began = self._no_read_before = -math.inf
-        self._read_at = math.inf
-        """Until when the reader sleeps; infinite while it is awake."""
-        self._turn_at = math.inf
-        """The same of the pump."""
-        self._waits = Waits()
-        """Ended by `stop`. Only waits are cut short, never a decision or its commit."""
 
     def start(self, found: Recovered, nursery: trio.Nursery) -> None:
         """Go on with what a dead process left, then begin to serve."""
@@ -225,12 +221,9 @@ class Lane:
 
     def look_again(self) -> None:
         """Wake who has something to do sooner than it thought when it fell asleep."""
-        # A wake-up for nothing is two turns of the scheduler, and this follows every change.
         now = self.now()
-        if now.mono + self.ledger.next_turn(now) < self._turn_at:
-            self._pump.ring()
-        if self._next_read() < self._read_at:
-            self._reader.ring()
+        self._pump.ring(now.mono + self.ledger.next_turn(now))
+        self._reader.ring(self._next_read())
 
     async def commit_key(self, draft: Draft) -> Committed | KeyTaken | str:
         """Commit a submission. A string says why the database would not take it."""
@@ -324,10 +317,7 @@ class Lane:
             self.ledger.turn(draft, self.now())
             await self.carry_out(draft)
             now = self.now()
-            self._turn_at = now.mono + self.ledger.next_turn(now)
-            with self._waits.wait(), trio.move_on_at(self._turn_at):
-                await self._pump.wait()
-            self._turn_at = math.inf
+            await self._pump.sleep_until(now.mono + self.ledger.next_turn(now))
 
     async def call(self, task: OrderTask) -> None:
         """One request to the broker. Nothing is awaited between the last check and the call."""
@@ -390,10 +380,7 @@ class Lane:
         while not self.ledger.admission.stopping:
             at = self._next_read()
             if at > trio.current_time():
-                self._read_at = at
-                with self._waits.wait(), trio.move_on_at(at):
-                    await self._reader.wait()
-                self._read_at = math.inf
+                await self._reader.sleep_until(at)
                 continue
             began = self._read_began = trio.current_time()
             await self._read()

@@ -27,6 +27,8 @@ MOST_HEAD_BYTES = 16 * 1024
 MOST_DIGITS = 20
 """Of a length. Both as h11 has them."""
 END = b"\r\n\r\n"
+STORED_ONLY = "/orders"
+"""Without a query, such as `?wait`, it is answered as soon as it is stored."""
 _NAME = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _VALUE = rb"(?:[!-~](?:[\t -~]*[!-~])?)?"
 """A header is a token and printable ASCII (RFC 9112, 5), on one line."""
@@ -51,6 +53,8 @@ class Taken:
     """Where its body begins in the bytes that it was read from."""
     end: int
     """And where it ends, or will end when all has come."""
+    waits: bool
+    """Whether the answer may wait for its orders to be done, not only to be stored."""
 
 
 class Express:
@@ -75,7 +79,8 @@ class Express:
         if size is None or size > self._most_bytes or len(data) > begin + size:
             return None  # the last: the next request has come too
         request = PlainRequest(match[1].decode(), match[2] or b"", headers, client)
-        return Taken(request, begin, begin + size)
+        waits = match[2] is not None or request.path != STORED_ONLY
+        return Taken(request, begin, begin + size, waits)
 
     async def answer(self, asked: PlainRequest, body: bytes) -> Answer:
         """Answer one of them."""

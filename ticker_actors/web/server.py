@@ -318,9 +318,13 @@ class Connection(TCPServer):
             data = await self._rest(data, taken.end)
             if len(data) < taken.end:
                 return data
-        self._express_ended, self._express_answer = trio.Event(), trio.CancelScope()
         await self.protocol_send(Updated(idle=False))
-        self._task_group.spawn(self._answer, self._express, taken.request, data[taken.begin :])
+        body = data[taken.begin :]
+        if taken.waits:  # meanwhile the client may leave
+            self._express_ended, self._express_answer = trio.Event(), trio.CancelScope()
+            self._task_group.spawn(self._answer_watched, self._express, taken.request, body)
+        else:
+            await self._answer(self._express, taken.request, body)
         return b""
 
     async def _rest(self, data: bytes, end: int) -> bytes:
@@ -333,11 +337,15 @@ class Connection(TCPServer):
                     break
         return data
 
-    async def _answer(self, express: Express, asked: PlainRequest, body: bytes) -> None:
+    async def _answer_watched(self, express: Express, asked: PlainRequest, body: bytes) -> None:
+        """Answer, unless the client leaves."""
         with self._express_answer:
-            answer = await express.answer(asked, body)
-            await self.protocol_send(RawData(answer.raw(format_date_time(time()))))
+            await self._answer(express, asked, body)
         self._express_ended.set()
+
+    async def _answer(self, express: Express, asked: PlainRequest, body: bytes) -> None:
+        answer = await express.answer(asked, body)
+        await self.protocol_send(RawData(answer.raw(format_date_time(time()))))
         if self.context.terminated.is_set():
             await self.protocol_send(Closed())
         else:
