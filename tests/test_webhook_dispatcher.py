@@ -72,6 +72,8 @@ class MemoryOutbox:
     states: dict[str, str] = field(default_factory=dict)
     stored_at: dict[str, float] = field(default_factory=dict)
     commit_seconds: float = 0
+    look_seconds: float = 0
+    looks: int = 0
 
     def put(self, name: str, webhook: str = "w", url: str = "https://w.test/hook") -> None:
         """A delivery that is due now."""
@@ -96,11 +98,12 @@ class MemoryOutbox:
 
     async def due_deliveries(self, now: datetime, each: int) -> list[Delivery]:
         found, taken = [], Counter[str]()
+        self.looks += 1
+        await trio.sleep(self.look_seconds)
         for row in self._pending():
             if self.next_at[row.delivery_id] <= now and taken[row.webhook_id] < each:
                 taken[row.webhook_id] += 1
                 found.append(row)
-        await trio.lowlevel.checkpoint()
         return found
 
     async def next_delivery_at(self, after: datetime) -> datetime | None:
@@ -434,6 +437,43 @@ async def test_results_are_stored_together(outbox: MemoryOutbox, autojump_clock:
         assert stored_at == pytest.approx(1, abs=LOOK_SECONDS)
         changes = bench.metrics.registry.get_sample_value("ticker_commit_changes_count")
         assert changes == 1
+
+
+async def test_what_is_new_does_not_wait_for_results(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """A new delivery goes soon after a look, while results wait for others."""
+    outbox.look_seconds = 0.001
+    outbox.put("first")
+    async with at_work(outbox, FakePoster(seconds=0.001)) as bench:
+        await trio.sleep(0.0065)
+        assert outbox.looks == 1
+        assert not outbox.stored_at
+        outbox.put("second")
+        bench.wakeup.ring()
+        await trio.sleep(0.002)
+        assert bench.times("second") == [pytest.approx(0.0075, abs=0.001)]
+        assert list(outbox.stored_at) == ["first"]
+        await trio.sleep(1)
+        assert outbox.stored_at["second"] == pytest.approx(0.0065 + LOOK_SECONDS, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    "length, most", [(0.001, 1 / 0.005), (0.002, 1 / 0.01), (0.01, 1 / LOOK_SECONDS)]
+)
+async def test_the_longer_a_look_takes_the_fewer_there_are(
+    outbox: MemoryOutbox, autojump_clock: MockClock, length: float, most: float
+) -> None:
+    """However often it rings."""
+    outbox.look_seconds = length
+    async with at_work(outbox) as bench:
+        for number in range(1000):
+            outbox.put(f"{number}")
+            bench.wakeup.ring()
+            await trio.sleep(0.001)
+        assert outbox.looks == pytest.approx(most, rel=0.1)
+        await trio.sleep(1)
+    assert len(bench.poster.posts) == 1000
 
 
 async def test_what_has_no_place_goes_when_there_is_one(

@@ -37,8 +37,12 @@ ALL = 64
 LONGEST_SLEEP = 30.0
 """Seconds until it looks again: the wall clock, by which deliveries are due, may be set."""
 LOOK_SECONDS = 0.02
-"""At least, from one look at the table to the next: under load each delivery rings twice, and the
-results of all that ended meanwhile are one transaction. A lone delivery still goes at once."""
+"""From a look at the table to the next, when there is nothing new but results: those of all that
+ended meanwhile are one transaction."""
+LOOK_SHARE = 4
+"""When there is something new, a look is followed by a pause of so many times its length at least,
+but of no more than `LOOK_SECONDS`: a lone delivery goes at once, and under load many go together.
+"""
 SHORTEST_SLEEP = 0.001
 """Seconds: the resolution of stored times."""
 
@@ -120,7 +124,8 @@ class WebhookDispatcher:
         self._mailbox = Mailbox[None](1)
         self._places = Places()
         self._nursery: trio.Nursery
-        self._looked_at = -math.inf
+        self._looked_at = self._busy_until = -math.inf
+        """When the last look began, and until when there is none, whatever rings."""
         self._waiting: list[Delivery] = []
         """What the last look showed and there was no place for, oldest first."""
         self._begun: set[str] = set()
@@ -152,7 +157,11 @@ class WebhookDispatcher:
                 if passed or (rang and not found):  # for nothing: the wall clock may be set back
                     self._next_at = await self._outbox.next_delivery_at(now)
                 rang = await self._sleep()
-                await trio.sleep_until(self._looked_at + LOOK_SECONDS)
+                if not rang:
+                    with trio.move_on_at(self._looked_at + LOOK_SECONDS):
+                        await self._wakeup.wait()
+                        rang = True
+                await trio.sleep_until(self._busy_until)
                 self._poster.tidy()
         await self._settle()
 
@@ -198,6 +207,8 @@ class WebhookDispatcher:
         self._looked_at = trio.current_time()
         # Those begun are read as well: of as many as are read, enough are new.
         due = await self._outbox.due_deliveries(now, AHEAD)
+        length = trio.current_time() - self._looked_at
+        self._busy_until = self._looked_at + min(LOOK_SECONDS, (1 + LOOK_SHARE) * length)
         self._waiting = [delivery for delivery in due if delivery.delivery_id not in self._begun]
         found = bool(self._waiting)
         self._begin()
