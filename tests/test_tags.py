@@ -15,6 +15,13 @@ AT = datetime(2025, 11, 20, 4, 0, tzinfo=UTC)
 BASE36 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
+@given(st.text(BASE36, min_size=1, max_size=21), st.integers(0, 36**4))
+def test_digits_in_base_36(digits: str, more: int) -> None:
+    """As many as are asked for, odd or even, leading zeros too; what is beyond them is left out."""
+    number = int(digits, 36)
+    assert ids.base36(number + more * 36 ** len(digits), len(digits)) == digits
+
+
 @given(
     st.text(BASE36, min_size=3, max_size=3),
     st.text(BASE36, min_size=12, max_size=12),

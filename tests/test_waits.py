@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -45,7 +46,7 @@ async def test_an_alarm_rings_at_the_earliest_time_it_was_given(autojump_clock: 
 
     async def sleep() -> None:
         for at in (5, 20, 30, 40, 100):
-            await alarm.sleep_until(at)
+            await alarm.sleep_until(began + at)
             woken.append(trio.current_time() - began)
         alarm.ring(began + 60)
         await alarm.sleep_until(began + 61)
@@ -70,3 +71,22 @@ async def test_an_alarm_rings_at_the_earliest_time_it_was_given(autojump_clock: 
         await trio.sleep(20)
         waits.end(within=2)
     assert woken == [5, 10, 18, 40, 50, 60, 60, 72]
+
+
+@pytest.mark.parametrize("within", [0, 2])
+async def test_an_alarm_does_not_put_off_the_end(within: float, autojump_clock: MockClock) -> None:
+    """Whoever rings after the waits were ended, in the same turn or before they are over."""
+    waits, woken = Waits(), list[float]()
+    alarm = Alarm(waits)
+
+    async def sleep() -> None:
+        await alarm.sleep_until(math.inf)
+        woken.append(trio.current_time() - began)
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sleep)
+        await trio.sleep(1)
+        waits.end(within)
+        alarm.ring(began + 20)
+    assert woken == [1 + within]

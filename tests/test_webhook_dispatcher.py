@@ -459,7 +459,7 @@ async def test_what_is_new_does_not_wait_for_results(
 
 
 @pytest.mark.parametrize(
-    "length, most", [(0.001, 1 / 0.005), (0.002, 1 / 0.01), (0.01, 1 / LOOK_SECONDS)]
+    "length, most", [(0.001, 1 / 0.005), (0.002, 1 / 0.01), (0.01, 1 / (0.01 + LOOK_SECONDS))]
 )
 async def test_the_longer_a_look_takes_the_fewer_there_are(
     outbox: MemoryOutbox, autojump_clock: MockClock, length: float, most: float

@@ -1,6 +1,7 @@
 """Kite's forms, envelopes and rows, without I/O."""
 
 from typing import Annotated
+from urllib.parse import urlencode
 
 import msgspec
 import pytest
@@ -156,6 +157,12 @@ def test_a_modification_names_only_what_changes() -> None:
 def test_prices_have_no_exponent(price: float, text: str) -> None:
     """A price is written in plain digits, exactly as it was given."""
     assert wire.modify_form("1", "regular", OrderChanges(price=price), None)["price"] == text
+
+
+@given(st.dictionaries(st.sampled_from(["tag", "price", "validity"]), st.text()))
+def test_a_form_is_encoded_as_everywhere(form: dict[str, str]) -> None:
+    """Byte for byte what the standard library makes of it."""
+    assert wire.encoded(form) == urlencode(form).encode()
 
 
 def test_paths_are_quoted() -> None:

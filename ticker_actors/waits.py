@@ -54,4 +54,5 @@ class Alarm:
     def ring(self, at: float = -math.inf) -> None:
         """Wake the sleeper then, unless it wakes sooner; by default, now."""
         if at < self._at:
-            self._at = self._scope.deadline = at
+            self._at = at
+            self._scope.deadline = min(self._scope.deadline, at)  # it may have just been ended

@@ -190,7 +190,7 @@ def end(service: Hatched, how: str, readers: Readers) -> bool:
 
 
 def closed(readers: Readers, told: Callable[[int], bool]) -> bool:
-    """Whether a reader was closed because it was slow."""
+    """Whether a reader was closed because it was slow. They look at what `told` finds."""
     told(0)
     return any(reader.ends[4001] for reader in readers.each)
 

@@ -40,9 +40,8 @@ LOOK_SECONDS = 0.02
 """From a look at the table to the next, when there is nothing new but results: those of all that
 ended meanwhile are one transaction."""
 LOOK_SHARE = 4
-"""When there is something new, a look is followed by a pause of so many times its length at least,
-but of no more than `LOOK_SECONDS`: a lone delivery goes at once, and under load many go together.
-"""
+"""When there is something new, a look is followed by a pause of so many times its length, but of no
+more than `LOOK_SECONDS`: a lone delivery goes at once, and under load many go together."""
 SHORTEST_SLEEP = 0.001
 """Seconds: the resolution of stored times."""
 
@@ -207,8 +206,8 @@ class WebhookDispatcher:
         self._looked_at = trio.current_time()
         # Those begun are read as well: of as many as are read, enough are new.
         due = await self._outbox.due_deliveries(now, AHEAD)
-        length = trio.current_time() - self._looked_at
-        self._busy_until = self._looked_at + min(LOOK_SECONDS, (1 + LOOK_SHARE) * length)
+        ended = trio.current_time()
+        self._busy_until = ended + min(LOOK_SECONDS, LOOK_SHARE * (ended - self._looked_at))
         self._waiting = [delivery for delivery in due if delivery.delivery_id not in self._begun]
         found = bool(self._waiting)
         self._begin()

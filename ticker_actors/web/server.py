@@ -164,7 +164,7 @@ class Connection(TCPServer):
         self._reading = trio.CancelScope()
         self._express = express
         self._express_answer = trio.CancelScope()
-        """Of the request under way; cancelled when the client leaves."""
+        """Of the request under way, if it may wait; cancelled when the client leaves."""
         self._express_ended = trio.Event()
         self._express_ended.set()
         self._client: tuple[str, int] | None = None
