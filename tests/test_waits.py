@@ -1,4 +1,4 @@
-"""Waits end with their owner."""
+"""Waits end with their owner; alarms ring when they were told to."""
 
 import math
 

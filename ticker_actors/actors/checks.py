@@ -4,6 +4,7 @@ Only those that are switched on ask the broker for anything: a last price, or po
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import structlog
 import trio
@@ -41,23 +42,18 @@ class Checks:
         as taken, so that many at once are judged one by one. Raises `trio.TooSlowError` when the
         broker does not say it within `CHECK_SECONDS`.
         """
+        asks = self._limits.needs_price or self._reducing
         self.under_way += len(orders)
         try:
-            return await self._judged(orders, now)
+            # Where nobody is asked a deadline would take longer than the checks.
+            with trio.fail_after(CHECK_SECONDS) if asks else nullcontext():
+                return await self._judged(orders, now)
         finally:
             self.under_way -= len(orders)
 
     async def _judged(self, orders: Sequence[PlaceOrder], now: Moment) -> tuple[int, Denial] | None:
-        prices: Sequence[float | None] = [None] * len(orders)
-        before: Sequence[int] = ()
-        positions: Positions | Unreadable = Unreadable("The account has only just become REDUCING.")
-        if self._limits.needs_price or self._reducing:
-            with trio.fail_after(CHECK_SECONDS):
-                prices = await self._last_prices(orders)
-                if self._reducing:
-                    # It looks at all tasks and open orders: not to be done for every order.
-                    before = [self._ledger.pending(order) for order in orders]
-                    positions = await self._broker.positions()
+        prices = await self._last_prices(orders)
+        before, positions = await self._positions(orders)
         for number, (order, price) in enumerate(zip(orders, prices, strict=True)):
             found = risk.denial(
                 order,
@@ -108,6 +104,16 @@ class Checks:
                 tradingsymbol=order.tradingsymbol,
             )
         return price
+
+    async def _positions(
+        self, orders: Sequence[PlaceOrder]
+    ) -> tuple[list[int], Positions | Unreadable]:
+        """Where they matter: what was on its way of each when they were asked for, and they."""
+        if not self._reducing:
+            return [], Unreadable("The account has only just become REDUCING.")
+        # It looks at all tasks and open orders: not a thing to do for every order there is.
+        before = [self._ledger.pending(order) for order in orders]
+        return before, await self._broker.positions()
 
     @property
     def _reducing(self) -> bool:
