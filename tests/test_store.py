@@ -287,7 +287,12 @@ async def test_sequences_have_no_gap_and_no_repeat(store: Store, place: Place) -
 
 async def test_the_log_of_an_order_comes_back_in_sequence(store: Store) -> None:
     """With the bytes that every channel sends."""
-    data = msgspec.Raw(json.dumps({"text": UNICODE}, ensure_ascii=False).encode())
+    told = {
+        "text": UNICODE + '"\\\x7f/',
+        "numbers": [1.0, -0.0, 1e300, 0.1, 2**63 - 1],
+        "": {"x": []},
+    }
+    data = msgspec.Raw(msgspec.json.encode({**told, "flags": [True, False, None]}))
     events = (
         event("1", data=data, order_version=None, order_key=None),
         event("2", order_id="o2"),
@@ -321,6 +326,7 @@ BAD: list[Change] = [
     change(task(2, intent="0" * 11 + "1"), events=(event("bad"),)),
     change(task(2, idempotency_key="key-1")),
     change(task(2, last_error="\ud800")),
+    change(task(2, last_error="a \\\0")),
     change(task(2, params={"tag": "\ud800"})),
     change(task(2, attempts=2**63)),
     change(task(2), task(3, sends="many")),
@@ -530,6 +536,23 @@ async def test_a_writer_of_an_old_epoch_writes_not_a_word(store: Store, place: P
         await store.commit([neighbour, change(task(1))], AT)
     assert place.execute("SELECT COUNT(*) FROM order_tasks") == [(0,)]
     assert await commit(store, neighbour) == [Committed]
+
+
+async def test_a_writer_of_an_old_epoch_is_told_so_first(store: Store, place: Place) -> None:
+    """Its rows may collide with those of the new owner: that is no bad row, and no used key."""
+    key = Key("k", "hash", "task", "task_1", "primary")
+    mine = change(task(1), key=key, events=(event("1"),))
+    assert await commit(store, mine) == [Committed]
+    place.execute("UPDATE accounts SET epoch = epoch + 1 WHERE account_id = 'primary'")
+    with pytest.raises(StaleEpochError, match="primary"):
+        await store.commit([change(task(2, idempotency_key="key-1"), key=key)], AT)
+
+
+async def test_an_account_whose_row_is_gone_is_not_written(store: Store, place: Place) -> None:
+    """Somebody deleted it: nothing can be sure of its sequences any more."""
+    place.execute("DELETE FROM accounts WHERE account_id = 'primary'")
+    with pytest.raises(StaleEpochError):
+        await commit(store, change(task(1)))
 
 
 async def test_an_account_that_was_not_taken_over_is_not_written(place: Place) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AbstractAsyncContextManager, closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import trio
 
 from tests.stores import AT, SECOND, UNICODE, SqlitePlace, change, commit, take_over, task
+from ticker_actors.model.calendar import IST, iso
 from ticker_actors.model.changes import Committed
 from ticker_actors.model.tasks import OrderTask, Phase, Reason, TaskStatus
 from ticker_actors.store.sqlite import SqliteStore
@@ -49,6 +51,7 @@ async def store(path: Path) -> AsyncGenerator[SqliteStore]:
 
 HOLDER = """
 import sys, trio
+from datetime import UTC, datetime
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -333,6 +336,26 @@ async def test_the_documents_columns_and_indexes_exist(store: SqliteStore, path:
     query = "SELECT * FROM order_tasks WHERE status IN ('pending', 'retrying')"
     plan = select(path, f"EXPLAIN QUERY PLAN {query}")
     assert "idx_order_tasks_status" in str(plan)
+
+
+@pytest.mark.parametrize(
+    "instant, stored",
+    [
+        (datetime(2025, 11, 20, 4, 0, 0, 999999, UTC), "2025-11-20T04:00:00.999Z"),
+        (datetime(2025, 11, 20, 4, 0, 59, 999600, UTC), "2025-11-20T04:00:59.999Z"),
+        (datetime(2025, 11, 20, 4, 0, 0, 7000, UTC), "2025-11-20T04:00:00.007Z"),
+        (datetime(2025, 11, 20, 4, tzinfo=UTC), "2025-11-20T04:00:00.000Z"),
+        (datetime(2025, 11, 20, 9, 30, 1, tzinfo=IST), "2025-11-20T04:00:01.000Z"),
+    ],
+)
+async def test_times_are_stored_as_they_sort(
+    store: SqliteStore, path: Path, instant: datetime, stored: str
+) -> None:
+    """In the one form that every wire has, however they were written down on the way."""
+    assert stored == iso(instant)
+    await commit(store, change(task(created_at=instant, updated_at=instant, sent_at=None)))
+    sql = "SELECT created_at, updated_at, sent_at FROM order_tasks"
+    assert select(path, sql) == [(stored, stored, None)]
 
 
 async def test_a_commit_is_on_the_disk_when_it_returns(store: SqliteStore) -> None:

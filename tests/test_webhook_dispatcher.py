@@ -864,5 +864,5 @@ async def test_an_account_of_another_is_left_alone(store: SqliteStore) -> None:
     await store.commit([subscribed("hook", 1)], NOON)
     await store.commit([told("a")], NOON)
     assert await due(store) == ["evt_a"]
-    store._epochs.clear()
+    store._fences.clear()
     assert await due(store) == []

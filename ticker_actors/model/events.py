@@ -56,7 +56,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Orders deliveries: the task's intent, which is there before an order id is."""
     order_version: int | None
     data: msgspec.Raw
-    """JSON, encoded once: every channel sends the same bytes."""
+    """JSON without needless space, encoded once: every channel sends the same bytes."""
     created_at: datetime
     sequence: int = 0
 

@@ -35,9 +35,9 @@ from ticker_actors.model.database import Postgres
 from ticker_actors.model.retention import CannotPrune, Cutoffs, Table
 from ticker_actors.store import owner as owners
 from ticker_actors.store import rows
+from ticker_actors.store.commit import Fence, decide
 from ticker_actors.store.postgres_commit import (
     LEASE_SECONDS,
-    Fence,
     Transaction,
     is_there,
     transaction,
@@ -297,7 +297,7 @@ class PostgresStore(Store):
             epoch = None if found is None else found["epoch"]
             row = await self._link.call(self._writer.fetchrow, _TAKE_OVER, account_id, owner, epoch)
             if row is not None:  # else somebody was quicker
-                return Fence(account_id, **row)
+                return Fence(account_id=account_id, **row)
 
     async def _keep_leases(self) -> None:
         """Renew, and so notice a lost connection or a new owner, when nothing is written."""
@@ -354,13 +354,14 @@ class PostgresStore(Store):
             try:
                 if in_doubt:
                     taken = await self._taken_keys(changes)
-                statement = transaction(
+                decided = decide(
                     changes,
                     taken=taken,
                     held=self._fences,
                     subscriptions=self._subscriptions,
                     now=now,
                 )
+                statement = transaction(decided)
                 await self._run(statement)
             except asyncpg.UniqueViolationError:
                 if in_doubt:

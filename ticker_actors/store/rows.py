@@ -4,8 +4,10 @@ Each store lays them down as its database wants them: SQLite as tuples of plain 
 PostgreSQL as JSON that it takes apart itself. Both read them back with `to`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime
+from functools import cache
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -63,6 +65,13 @@ class DeliveryUpdate(msgspec.Struct, frozen=True, kw_only=True):
     delivery_id: str
 
 
+class GivenUp(msgspec.Struct, frozen=True, kw_only=True):
+    """Ends what is pending of a webhook in `webhook_deliveries`."""
+
+    webhook_id: str
+    updated_at: datetime
+
+
 TASK = OrderTask.__struct_fields__
 ATTEMPT = Attempt.__struct_fields__
 BATCH = Batch.__struct_fields__
@@ -112,9 +121,15 @@ def column(value: object) -> object:
     return value
 
 
-def of(struct: msgspec.Struct, columns: Iterable[str] | None = None) -> tuple[Any, ...]:
+def of(struct: msgspec.Struct, columns: tuple[str, ...] | None = None) -> list[Any]:
     """The values of a struct's fields: of these columns, or of all."""
-    return tuple(column(getattr(struct, name)) for name in columns or struct.__struct_fields__)
+    values = _getter(columns or struct.__struct_fields__)(struct)
+    return [value if type(value) in _PLAIN else column(value) for value in values]
+
+
+@cache
+def _getter(columns: tuple[str, ...]) -> Callable[[object], tuple[Any, ...]]:
+    return attrgetter(*columns)
 
 
 def of_order(view: OrderView, now: datetime) -> Order:

@@ -7,7 +7,7 @@ misses it.
 
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing
 from datetime import datetime
 from pathlib import Path
@@ -21,26 +21,24 @@ from ticker_actors.model.calendar import iso
 from ticker_actors.model.changes import (
     Change,
     CommitAnswer,
-    Committed,
     Delivery,
     Installation,
     Key,
-    KeyTaken,
     Unstorable,
     Webhook,
 )
 from ticker_actors.model.retention import Cutoffs, Table
 from ticker_actors.store import rows
+from ticker_actors.store.commit import Fence, decide
+from ticker_actors.store.sqlite_commit import prepare, stale, write
 from ticker_actors.store.sqlite_file import (
     check_version,
     connect,
     in_use,
-    insert,
     migrate,
     open_lock,
     take_lock,
     transaction,
-    upsert,
 )
 from ticker_actors.store.sqlite_prune import prune
 from ticker_actors.store.tables import (
@@ -50,7 +48,6 @@ from ticker_actors.store.tables import (
     StoreError,
     Subscriptions,
     new_installation,
-    numbered,
 )
 
 LOCK_LOOK_SECONDS = 0.25
@@ -59,29 +56,6 @@ READERS = 4
 """Connections for reading; each is a thread at work, and the machine has few cores."""
 
 _log = structlog.get_logger(__name__)
-
-
-_INSERT_KEY = insert("idempotency_keys", Key.__struct_fields__) + " ON CONFLICT (key) DO NOTHING"
-_UPSERT_TASK = upsert("order_tasks", rows.TASK, "task_id", rows.TASK_FIXED)
-_UPSERT_ATTEMPT = upsert("task_attempts", rows.ATTEMPT, "task_id, send")
-_UPSERT_BATCH = upsert("batches", rows.BATCH, "batch_id")
-_UPSERT_ORDER = upsert("broker_orders", rows.ORDER, "account_id, order_id", rows.ORDER_FIXED)
-_SET_STANDING = (
-    "UPDATE accounts SET state = ?, state_reason = ?, accepted_missing = ? WHERE account_id = ?"
-)
-_INSERT_EVENT = insert("order_events", rows.EVENT)
-_UPSERT_WEBHOOK = upsert("webhooks", rows.WEBHOOK, "webhook_id")
-_INSERT_DELIVERY = insert("webhook_deliveries", rows.OUTBOX)
-_UPDATE_DELIVERY = (  # one that was given up meanwhile is not tried again
-    "UPDATE webhook_deliveries SET attempts = ?2, updated_at = ?4, "
-    "state = iif(state = 'pending' OR ?1 = 'succeeded', ?1, state), "
-    "next_at = iif(state = 'pending', ?3, NULL) WHERE delivery_id = ?5"
-)
-_GIVE_UP_DELIVERIES = (
-    "UPDATE webhook_deliveries SET state = 'failed', next_at = NULL, updated_at = ? "
-    "WHERE webhook_id = ? AND state = 'pending'"
-)
-_UPSERT_ATTEMPT_RESULT = upsert("webhook_attempts", rows.ATTEMPT_RESULT, "delivery_id, attempt")
 
 
 class SqliteStore(Store):
@@ -95,7 +69,7 @@ class SqliteStore(Store):
     ) -> None:
         self.installation = installation
         self._writer = writer
-        self._epochs: dict[str, int] = {}
+        self._fences: dict[str, Fence] = {}
         self._subscriptions = Subscriptions(_webhooks(writer), installation.stream)
         self._idle = list(readers)
         self._reading = trio.CapacityLimiter(len(readers))
@@ -117,6 +91,7 @@ class SqliteStore(Store):
                 try:
                     writer = connections.enter_context(closing(connect(file)))
                     migrate(writer, file)
+                    prepare(writer)
                     installation = _installation(writer, now, chance)
                     # All of them now: later the process may have no file descriptor left.
                     readers = [
@@ -131,18 +106,17 @@ class SqliteStore(Store):
     async def claim(self, account_id: str, owner: str) -> None:
         """Become the account's writer: raise its epoch. The file's lock keeps others out."""
 
-        def claim() -> None:
+        def claim() -> Fence:
             with closing(self._writer.cursor()) as cursor, transaction(cursor):
                 cursor.execute(
                     "INSERT INTO accounts (account_id, owner, epoch) VALUES (?, ?, 1) "
                     "ON CONFLICT (account_id) DO UPDATE SET owner = excluded.owner, "
-                    "epoch = epoch + 1 RETURNING epoch",
+                    "epoch = epoch + 1 RETURNING epoch, head_sequence",
                     (account_id, owner),
                 )
-                epoch = cursor.fetchone()["epoch"]
-            self._epochs[account_id] = epoch
+                return Fence(account_id=account_id, **cursor.fetchone())
 
-        await trio.to_thread.run_sync(claim, limiter=self._writing)
+        self._fences[account_id] = await trio.to_thread.run_sync(claim, limiter=self._writing)
 
     async def commit(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
         """Write all the changes in one transaction; the answers are theirs, in order.
@@ -163,53 +137,35 @@ class SqliteStore(Store):
         return [answer for change in changes for answer in self._commit([change], now)]
 
     def _commit_together(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
-        with closing(self._writer.cursor()) as cursor, transaction(cursor):
-            answers = [self._write(cursor, change, now) for change in changes]
-        self._subscriptions.note(changes, answers)
-        return answers
+        try:
+            return self._write(changes, {}, now)
+        except sqlite3.IntegrityError as error:
+            if accounts := stale(self._writer, self._fences.values()):
+                raise StaleEpochError(", ".join(accounts)) from error
+            # Most keys are new: to look first would cost each commit a query.
+            taken = self._taken_keys(changes)
+            if not taken:
+                raise
+            return self._write(changes, taken, now)
 
-    def _write(self, cursor: sqlite3.Cursor, change: Change, now: datetime) -> CommitAnswer:
-        if change.key is not None:
-            cursor.execute(_INSERT_KEY, rows.of(change.key))
-            if cursor.rowcount == 0:
-                return KeyTaken(_key(cursor, change.key.key))
-        head = self._take_sequences(cursor, change.account_id, len(change.events))
-        if change.standing is not None:
-            standing = (change.standing.state, change.standing.reason, change.standing.accepted)
-            cursor.execute(_SET_STANDING, (*map(rows.column, standing), change.account_id))
-        cursor.executemany(_UPSERT_TASK, map(rows.of, change.tasks))
-        cursor.executemany(_UPSERT_ATTEMPT, map(rows.of, change.attempts))
-        cursor.executemany(_UPSERT_BATCH, map(rows.of, change.batches))
-        orders = (rows.of(rows.of_order(view, now)) for view in change.orders)
-        cursor.executemany(_UPSERT_ORDER, orders)
-        for webhook in change.webhooks:
-            cursor.execute(_UPSERT_WEBHOOK, rows.of(webhook))
-            if webhook.deleted:
-                cursor.execute(_GIVE_UP_DELIVERIES, (iso(now), webhook.webhook_id))
-        events = numbered(change.events, head - len(change.events))
-        cursor.executemany(_INSERT_EVENT, map(rows.of, events))
-        outbox = [row for event in events for row in self._subscriptions.deliveries(event)]
-        # The last column, the body, is bytes here.
-        cursor.executemany(
-            _INSERT_DELIVERY, ((*rows.of(row)[:-1], row.body.encode()) for row in outbox)
+    def _write(
+        self, changes: Sequence[Change], taken: Mapping[str, Key], now: datetime
+    ) -> list[CommitAnswer]:
+        decided = decide(
+            changes, taken=taken, held=self._fences, subscriptions=self._subscriptions, now=now
         )
-        updates = (rows.of(rows.of_result(result, now)) for result in change.deliveries)
-        cursor.executemany(_UPDATE_DELIVERY, updates)
-        results = (rows.of(result, rows.ATTEMPT_RESULT) for result in change.deliveries)
-        cursor.executemany(_UPSERT_ATTEMPT_RESULT, results)
-        return Committed(events, len(outbox))
+        if decided.fences:  # else every change had a used key
+            write(self._writer, decided)
+        for fence in decided.fences:
+            self._fences[fence.account_id].head_sequence = fence.head_sequence
+        self._subscriptions.note(changes, decided.answers)
+        return decided.answers
 
-    def _take_sequences(self, cursor: sqlite3.Cursor, account_id: str, count: int) -> int:
-        """Advance the account's event log and return its head. Fences a writer of an old epoch."""
-        cursor.execute(
-            "UPDATE accounts SET head_sequence = head_sequence + ? "
-            "WHERE account_id = ? AND epoch = ? RETURNING head_sequence",
-            (count, account_id, self._epochs.get(account_id)),
-        )
-        row = cursor.fetchone()
-        if row is None:
-            raise StaleEpochError(account_id)
-        return int(row["head_sequence"])
+    def _taken_keys(self, changes: Sequence[Change]) -> dict[str, Key]:
+        keys = [change.key.key for change in changes if change.key is not None]
+        sql = "SELECT * FROM idempotency_keys WHERE key IN (SELECT value FROM json_each(?))"
+        found = self._writer.execute(sql, (rows.column(keys),)).fetchall()
+        return {row["key"]: rows.to(Key, row) for row in found}
 
     async def prune(self, table: Table, old: Cutoffs) -> dict[str, int]:
         """Delete some of what is too old, in a turn of the writer's; empty when nothing is left."""
@@ -252,14 +208,9 @@ class SqliteStore(Store):
             "ORDER BY d.next_at, d.sequence",
             now,
             each,
-            list(self._epochs),
+            list(self._fences),
             ORDERED_ATTEMPTS,
         )
-
-
-def _key(cursor: sqlite3.Cursor, key: str) -> Key:
-    cursor.execute("SELECT * FROM idempotency_keys WHERE key = ?", (key,))
-    return rows.to(Key, cursor.fetchone())
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -13,7 +13,6 @@ from typing import Any
 import structlog
 import trio
 
-from ticker_actors.store import rows
 from ticker_actors.store.tables import StoreError
 
 BUSY_SECONDS = 1.0
@@ -39,15 +38,10 @@ def insert(table: str, columns: Iterable[str]) -> str:
     return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({marks})"
 
 
-def upsert(table: str, columns: Sequence[str], key: str, fixed: Iterable[str] = ()) -> str:
-    """The statement that inserts one row, or replaces the one of its key."""
-    return insert(table, columns) + rows.replacing(columns, key, fixed)
-
-
 @contextmanager
 def transaction(cursor: sqlite3.Cursor) -> Iterator[None]:
     """Commit the block, or nothing of it."""
-    _begin(cursor)
+    patiently(lambda: cursor.execute("BEGIN IMMEDIATE"))
     try:
         yield
         cursor.execute("COMMIT")
@@ -57,11 +51,11 @@ def transaction(cursor: sqlite3.Cursor) -> Iterator[None]:
         raise
 
 
-def _begin(cursor: sqlite3.Cursor) -> None:
+def patiently(begin: Callable[[], object]) -> None:
     """Take the write lock, however long somebody else holds it, unless the caller is cancelled."""
     while True:
         try:
-            cursor.execute("BEGIN IMMEDIATE")
+            begin()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise

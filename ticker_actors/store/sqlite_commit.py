@@ -1,0 +1,136 @@
+"""A commit as one SQLite statement: an insert into a view, whose triggers write every table.
+
+Each statement gives up Python's lock and takes it back, and to take it from a busy loop takes up to
+5 ms: a dozen statements a commit were a dozen such waits. The rows come as JSON, an array for each
+part, and are taken apart without that lock. Being a statement of its own it is a transaction.
+"""
+
+import re
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from ticker_actors.model.changes import Key
+from ticker_actors.store import rows
+from ticker_actors.store.commit import Decided, Fence, Part
+from ticker_actors.store.sqlite_file import patiently
+
+
+def _value(name: str) -> str:
+    """A field of a row; a time in the form of `calendar.iso`, which sorts."""
+    value = f"json_extract(row.value, '$.{name}')"
+    if not name.endswith("_at"):
+        return value
+    # msgspec writes microseconds where there are any, and strftime would round them.
+    return (
+        f"iif(length({value}) = {len('2026-01-31T23:59:59.123456Z')}, "
+        f"substr({value}, 1, {len('2026-01-31T23:59:59.123')}) || 'Z', "
+        f"strftime('%Y-%m-%dT%H:%M:%fZ', {value}))"
+    )
+
+
+def _each(part: Part) -> str:
+    # Materialized: else SQLite would write the JSON of a row anew for each of its columns.
+    rows_of_part = f"SELECT value FROM json_each(NEW.{part})"
+    return f"(WITH found AS MATERIALIZED ({rows_of_part}) SELECT value FROM found) row"
+
+
+def _insert(part: Part, table: str, columns: Iterable[str], conflict: str = "") -> str:
+    columns = list(columns)
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(map(_value, columns))} "
+        f"FROM {_each(part)} WHERE true{conflict};"  # without WHERE, ON begins a join
+    )
+
+
+def _upsert(
+    part: Part, table: str, columns: Sequence[str], key: str, fixed: Iterable[str] = ()
+) -> str:
+    return _insert(part, table, columns, rows.replacing(columns, key, fixed))
+
+
+_FENCE = (
+    f"SELECT RAISE(ABORT, 'stale epoch') FROM {_each('fences')} WHERE NOT EXISTS "
+    f"(SELECT 1 FROM accounts WHERE account_id = {_value('account_id')} "
+    f"AND epoch = {_value('epoch')}); "
+    f"UPDATE accounts SET head_sequence = {_value('head_sequence')}, "
+    f"state = COALESCE({_value('state')}, state), "
+    f"state_reason = iif({_value('state')} IS NULL, state_reason, {_value('state_reason')}), "
+    f"accepted_missing = COALESCE({_value('accepted_missing')}, accepted_missing) "
+    f"FROM {_each('fences')} WHERE account_id = {_value('account_id')};"
+)
+_GIVE_UP_DELIVERIES = (
+    "UPDATE webhook_deliveries SET state = 'failed', next_at = NULL, "
+    f"updated_at = {_value('updated_at')} FROM {_each('given_up')} "
+    f"WHERE webhook_id = {_value('webhook_id')} AND state = 'pending';"
+)
+_INSERT_DELIVERIES = _insert("outbox", "webhook_deliveries", rows.OUTBOX).replace(
+    _value("body"),
+    f"CAST({_value('body')} AS BLOB)",  # bytes in this table
+)
+_UPDATE_DELIVERIES = (  # one that was given up meanwhile is not tried again
+    f"UPDATE webhook_deliveries SET attempts = {_value('attempts')}, "
+    f"updated_at = {_value('updated_at')}, "
+    f"state = iif(state = 'pending' OR {_value('state')} = 'succeeded', {_value('state')}, state), "
+    f"next_at = iif(state = 'pending', {_value('next_at')}, NULL) "
+    f"FROM {_each('updates')} WHERE delivery_id = {_value('delivery_id')};"
+)
+_SQL: dict[Part, str] = {
+    "fences": _FENCE,
+    "keys": _insert("keys", "idempotency_keys", Key.__struct_fields__),
+    "tasks": _upsert("tasks", "order_tasks", rows.TASK, "task_id", rows.TASK_FIXED),
+    "attempts": _upsert("attempts", "task_attempts", rows.ATTEMPT, "task_id, send"),
+    "batches": _upsert("batches", "batches", rows.BATCH, "batch_id"),
+    "orders": _upsert(
+        "orders", "broker_orders", rows.ORDER, "account_id, order_id", rows.ORDER_FIXED
+    ),
+    "webhooks": _upsert("webhooks", "webhooks", rows.WEBHOOK, "webhook_id"),
+    "given_up": _GIVE_UP_DELIVERIES,
+    "events": _insert("events", "order_events", rows.EVENT),
+    "outbox": _INSERT_DELIVERIES,
+    "updates": _UPDATE_DELIVERIES,
+    "results": _upsert("results", "webhook_attempts", rows.ATTEMPT_RESULT, "delivery_id, attempt"),
+}
+_VIEW = f"CREATE TEMP VIEW decided AS SELECT {', '.join(f'NULL AS {part}' for part in _SQL)}"
+_COMMIT = f"INSERT INTO decided ({', '.join(_SQL)}) VALUES ({', '.join('?' * len(_SQL))})"
+
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+"""A NUL in JSON, and not a backslash before a `u0000`."""
+
+
+def prepare(writer: sqlite3.Connection) -> None:
+    """Make the view and its triggers, which are this connection's own."""
+    writer.execute("PRAGMA temp_store = MEMORY")
+    writer.execute(_VIEW)
+    for part, sql in _SQL.items():
+        writer.execute(
+            f"CREATE TEMP TRIGGER write_{part} INSTEAD OF INSERT ON decided "
+            f"WHEN NEW.{part} IS NOT NULL BEGIN {sql} END"
+        )
+
+
+def write(writer: sqlite3.Connection, decided: Decided) -> None:
+    """Run the transaction, in a thread of Trio's.
+
+    Raises `sqlite3.IntegrityError`, `sqlite3.DataError` or `UnicodeError` when a row cannot be
+    written or an account has a newer epoch (see `stale`); nothing is written then.
+    """
+    values = [_json(decided.parts.get(part)) for part in _SQL]
+    patiently(lambda: writer.execute(_COMMIT, values))
+
+
+def _json(structs: Sequence[msgspec.Struct] | None) -> str | None:
+    if structs is None:
+        return None
+    text = msgspec.json.encode(structs).decode()
+    if "\\u0000" in text and _NUL.search(text):
+        raise sqlite3.DataError("a text with a NUL")  # SQLite would cut it off there
+    return text
+
+
+def stale(writer: sqlite3.Connection, fences: Iterable[Fence]) -> list[str]:
+    """The accounts whose row has another epoch, or is gone."""
+    found = writer.execute("SELECT account_id, epoch FROM accounts").fetchall()
+    epochs = {row["account_id"]: row["epoch"] for row in found}
+    return [fence.account_id for fence in fences if epochs.get(fence.account_id) != fence.epoch]
