@@ -195,7 +195,7 @@ def _time(value: object) -> str | None:
     return _instant(value) if isinstance(value, str) else None
 
 
-@lru_cache(maxsize=10_000)  # the same book is read again and again
+@lru_cache(maxsize=1_000)  # a row has several, and many rows the same
 def _instant(text: str) -> str | None:
     try:
         instant = datetime.fromisoformat(text)
