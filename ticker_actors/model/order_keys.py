@@ -1,4 +1,4 @@
-"""Order ids by the thousand: a key of eight bytes stands for each, in sorted arrays.
+"""Order ids by the thousand: a key of eight bytes stands for each, in arrays.
 
 A set of Python's takes ten times as much for each, and a book of the day is compared every few
 seconds.
@@ -14,6 +14,8 @@ from itertools import groupby
 MOST_DIGITS = 19
 """Of a number that may have less than 63 bits."""
 _NO_NUMBER = 1 << 63
+_NEAR = 1 << 31
+"""Half of what four bytes can tell: later ids are larger, but not always."""
 
 
 def order_key(order_id: str) -> int:
@@ -53,8 +55,8 @@ class Keys(AbstractSet[int]):
     def __repr__(self) -> str:
         return f"<Keys of {len(self)} orders>"
 
-    def missing(self, keys: "array[int]") -> set[int]:
-        """Those of a sorted array that are not in here. One walk along both."""
+    def missing(self, keys: Iterable[int]) -> set[int]:
+        """Those of sorted keys that are not in here. One walk along both."""
         lost, place, here, end = set(), 0, self._sorted, len(self._sorted)
         for key in keys:
             while place < end and here[place] < key:
@@ -66,6 +68,46 @@ class Keys(AbstractSet[int]):
 
 NONE = Keys()
 """No order at all."""
+
+
+class KeyList:
+    """Keys in a row: of four bytes each while all are near the first, as those of one day are."""
+
+    __slots__ = ("_base", "_offsets")
+
+    def __init__(self, keys: Iterable[int] = ()) -> None:
+        self._base = 0
+        self._offsets = array("I")
+        for key in keys:
+            self.insert(len(self), key)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __iter__(self) -> Iterator[int]:
+        return (self._base + offset for offset in self._offsets)
+
+    def insert(self, place: int, key: int) -> None:
+        """Put a key in between."""
+        if not self._offsets:
+            self._base = max(key - _NEAR, 0)
+        try:
+            self._offsets.insert(place, key - self._base)
+        except OverflowError:  # too far from the first
+            self._base, self._offsets = 0, array("Q", self)
+            self._offsets.insert(place, key)
+
+    def delete(self, place: int) -> None:
+        """Take a key out."""
+        del self._offsets[place]
+
+    def sorted_place(self, key: int) -> int:
+        """Where a key belongs in a list that is sorted."""
+        return bisect_left(self._offsets, key - self._base)
+
+    def found(self, key: int) -> int | None:
+        """The place of a key in a list that is sorted, or None."""
+        return found(self._offsets, key - self._base)
 
 
 def found(keys: "array[int]", key: int) -> int | None:

@@ -18,7 +18,7 @@ import msgspec
 from ticker_actors.brokers.kite import classify
 from ticker_actors.exchange import wire_rows
 from ticker_actors.http1 import HttpResult, Reply
-from ticker_actors.model.order_keys import Keys, found, order_key
+from ticker_actors.model.order_keys import KeyList, Keys, found, order_key
 from ticker_actors.model.orders import BrokerOrder
 from ticker_actors.model.outcomes import OrderBook, Unreadable
 
@@ -39,13 +39,13 @@ class BookReader:
         """The rows of the last book that are not terminal, by the digest of their text."""
         self._done = array("q")
         """The digests of its terminal ones, sorted."""
-        self._keys = array("Q")
+        self._keys = KeyList()
         """Their `order_key`, in the same order."""
 
     def forget(self) -> None:
         """Give every row anew."""
         self._open.clear()
-        self._done, self._keys = array("q"), array("Q")
+        self._done, self._keys = array("q"), KeyList()
 
     def read(self, result: HttpResult) -> OrderBook | Unreadable:
         """What an answer says. Whatever is out of the ordinary is judged by `classify` alone."""
@@ -80,7 +80,7 @@ class BookReader:
         """The keys of the terminal rows that were shown again. The others are forgotten."""
         if not all(seen):
             self._done = array("q", compress(self._done, seen))
-            self._keys = array("Q", compress(self._keys, seen))
+            self._keys = KeyList(compress(self._keys, seen))
         return Keys(self._keys)
 
     def _remember(self, rows: Mapping[int, BrokerOrder]) -> None:
