@@ -19,7 +19,8 @@ from ssl import SSLContext
 import trio
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-READ_BYTES = 64 * 1024
+from ticker_actors.sockets import receive
+
 MOST_AROUND_BYTES = 64 * 1024
 MOST_A_BYTE = 8
 """How much may come in all: a head, and the chunks of a body, were they of a single byte each."""
@@ -88,7 +89,7 @@ class Connection:
             try:
                 await self._send(request)
                 while not answer.whole and len(answer.body) <= most_bytes:
-                    data = bytes(await self._stream.receive_some(READ_BYTES))
+                    data = await receive(self._stream)
                     self.answering = self.answering or bool(data)
                     answer.take(data)
                 self._reusable = answer.another_may_follow
