@@ -20,8 +20,8 @@ from tests.receiver import OK, Dribbler, Mute, Receiver, answer, listening, read
 from tests.turns import counted_turns
 from ticker_actors.actors import webhook_client
 from ticker_actors.actors.webhook_client import LONGEST_BODY, WebhookClient
+from ticker_actors.http1 import READ_BYTES
 from ticker_actors.model.webhook_rules import Answer
-from ticker_actors.sockets import READ_BYTES
 
 DEADLINE = 0.4
 """Seconds: short for the tests that wait for its end."""

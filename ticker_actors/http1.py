@@ -19,8 +19,7 @@ from ssl import SSLContext
 import trio
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from ticker_actors.sockets import receive
-
+READ_BYTES = 64 * 1024
 MOST_AROUND_BYTES = 64 * 1024
 MOST_A_BYTE = 8
 """How much may come in all: a head, and the chunks of a body, were they of a single byte each."""
@@ -89,7 +88,7 @@ class Connection:
             try:
                 await self._send(request)
                 while not answer.whole and len(answer.body) <= most_bytes:
-                    data = await receive(self._stream)
+                    data = bytes(await self._stream.receive_some(READ_BYTES))
                     self.answering = self.answering or bool(data)
                     answer.take(data)
                 self._reusable = answer.another_may_follow

@@ -52,7 +52,6 @@ from wsproto.events import CloseConnection
 from wsproto.events import Event as FrameEvent
 from wsproto.frame_protocol import CloseReason
 
-from ticker_actors.sockets import receive
 from ticker_actors.web.entrance import Entrance, connections_that_fit
 from ticker_actors.web.express import Express
 from ticker_actors.web.intake import HTTPConnection, Tasks
@@ -332,7 +331,7 @@ class Connection(TCPServer):
         """What has come of a request, and what of its body soon follows."""
         with trio.move_on_after(BODY_SECONDS):
             for _ in range(MOST_PIECES):
-                more = await receive(self.stream, end - len(data))
+                more = bytes(await self.stream.receive_some(end - len(data)))
                 data += more
                 if not more or len(data) == end:
                     break
@@ -359,7 +358,7 @@ class Connection(TCPServer):
             most = WEBSOCKET_READ_BYTES
             deadline = trio.current_time() + self.config.silence_timeout
         with trio.move_on_at(deadline) as self._reading:
-            return await receive(self.stream, most)
+            return bytes(await self.stream.receive_some(most))
         if self._http.websocket:
             await self._http.websocket.app_send(
                 {"type": "websocket.close", "code": CLIENT_SILENT, "reason": "silent"}

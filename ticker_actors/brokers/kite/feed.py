@@ -34,7 +34,6 @@ from ticker_actors.http1 import cause
 from ticker_actors.model.ids import Chance
 from ticker_actors.model.orders import BrokerOrder
 from ticker_actors.model.outcomes import FeedBack, FeedItem, FeedLost
-from ticker_actors.sockets import receive
 
 CONNECT_SECONDS = 5.0
 """From the look-up to the end of the upgrade. With the silence that may follow, a feed that fails
@@ -100,8 +99,8 @@ class _Heard(trio.abc.ReceiveStream):
         self._stream = stream
         self.at = trio.current_time()
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        received = await receive(self._stream, max_bytes)
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        received = await self._stream.receive_some(max_bytes)
         self.at = trio.current_time()
         return received
 
