@@ -106,7 +106,7 @@ class SqliteStore(Store):
     async def claim(self, account_id: str, owner: str) -> None:
         """Become the account's writer: raise its epoch. The file's lock keeps others out."""
 
-        def claim() -> Fence:
+        def claim() -> None:
             with closing(self._writer.cursor()) as cursor, transaction(cursor):
                 cursor.execute(
                     "INSERT INTO accounts (account_id, owner, epoch) VALUES (?, ?, 1) "
@@ -114,9 +114,10 @@ class SqliteStore(Store):
                     "epoch = epoch + 1 RETURNING epoch, head_sequence",
                     (account_id, owner),
                 )
-                return Fence(account_id=account_id, **cursor.fetchone())
+                found = Fence(account_id=account_id, **cursor.fetchone())
+            self._fences[account_id] = found  # in the writer's turn, as all that looks through them
 
-        self._fences[account_id] = await trio.to_thread.run_sync(claim, limiter=self._writing)
+        await trio.to_thread.run_sync(claim, limiter=self._writing)
 
     async def commit(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
         """Write all the changes in one transaction; the answers are theirs, in order.
