@@ -14,14 +14,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
+from msgspec.structs import replace
 
-from tests.stores import AT, SECOND, UNICODE, SqlitePlace, change, commit, take_over, task
+from tests.stores import AT, SECOND, UNICODE, SqlitePlace, change, commit, event, take_over, task
 from ticker_actors.model.calendar import IST, iso
-from ticker_actors.model.changes import Committed
+from ticker_actors.model.changes import Committed, Key, KeyTaken, Unstorable
 from ticker_actors.model.tasks import OrderTask, Phase, Reason, TaskStatus
+from ticker_actors.store import sqlite_commit
+from ticker_actors.store.commit import Decided
 from ticker_actors.store.sqlite import SqliteStore
+from ticker_actors.store.sqlite_commit import write
 from ticker_actors.store.tables import StoreError
 
 
@@ -52,10 +57,12 @@ async def store(path: Path) -> AsyncGenerator[SqliteStore]:
 HOLDER = """
 import sys, trio
 from datetime import UTC, datetime
-from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
+from ticker_actors.store import sqlite_commit
+from ticker_actors.store.commit import Decided
 from ticker_actors.store.sqlite import SqliteStore
+from ticker_actors.store.sqlite_commit import write
 
 async def main():
     now = datetime.now(UTC)
@@ -338,6 +345,71 @@ async def test_the_documents_columns_and_indexes_exist(store: SqliteStore, path:
     assert "idx_order_tasks_status" in str(plan)
 
 
+async def test_a_key_deleted_after_its_conflict_is_a_new_key(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prune beside the service may come between the two: what was refused for it is written."""
+    key = Key("k", "hash", "task", "task_1", "primary")
+    await commit(store, change(task(1), key=key))
+    refused = []
+
+    def write_then_prune(writer: sqlite3.Connection, decided: Decided) -> None:
+        try:
+            write(writer, decided)
+        except sqlite3.IntegrityError:
+            with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                other.execute("DELETE FROM idempotency_keys")
+            refused.append(decided)
+            raise
+
+    monkeypatch.setattr("ticker_actors.store.sqlite.write", write_then_prune)
+    assert await commit(store, change(task(2), key=replace(key, id="task_2"))) == [Committed]
+    assert len(refused) == 1
+    assert await store.task("task_2") is not None
+
+
+async def test_a_key_that_another_program_uses_meanwhile_is_a_used_key(
+    store: SqliteStore, path: Path
+) -> None:
+    """The library's, for one: it writes keys beside a running service."""
+    key = Key("k", "theirs", "task", "task_1", "primary")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        values = [getattr(key, name) for name in Key.__struct_fields__]
+        other.execute("INSERT INTO idempotency_keys VALUES (?, ?, ?, ?, ?)", values)
+    ours = change(task(2), key=replace(key, request_hash="ours"), events=(event("2"),))
+    answers = await store.commit([ours, change(task(3), events=(event("3"),))], AT)
+    assert answers[0] == KeyTaken(key)
+    assert isinstance(answers[1], Committed)
+    assert answers[1].events[0].sequence == 1
+    assert await store.task("task_2") is None
+
+
+async def test_json_too_deep_fails_alone(store: SqliteStore) -> None:
+    """SQLite's word for it is that of a failed disk, but it is a bad row."""
+    deep = msgspec.Raw(b'{"a":' * 3_000 + b"1" + b"}" * 3_000)
+    bad = change(events=(event("1", data=deep),))
+    answers = await store.commit([change(task(1)), bad, change(task(2))], AT)
+    assert [type(answer) for answer in answers] == [Committed, Unstorable, Committed]
+
+
+async def test_a_nul_inside_of_json_is_stored(store: SqliteStore) -> None:
+    """It is an escape there, which nothing cuts off."""
+    params = {"tag": "a\0b", "\\u0000": "\\"}
+    assert await commit(store, change(task(1, params=params))) == [Committed]
+    found = await store.task("task_1")
+    assert found is not None
+    assert found.params == params
+
+
+async def test_a_sqlite_without_what_a_commit_needs_is_refused_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at the first order."""
+    broken = {**sqlite_commit._SQL, "keys": "SELECT no_such_function();"}
+    monkeypatch.setattr(sqlite_commit, "_SQL", broken)
+    assert "no_such_function" in await refusal(path)
+
+
 @pytest.mark.parametrize(
     "instant, stored",
     [
@@ -346,6 +418,7 @@ async def test_the_documents_columns_and_indexes_exist(store: SqliteStore, path:
         (datetime(2025, 11, 20, 4, 0, 0, 7000, UTC), "2025-11-20T04:00:00.007Z"),
         (datetime(2025, 11, 20, 4, tzinfo=UTC), "2025-11-20T04:00:00.000Z"),
         (datetime(2025, 11, 20, 9, 30, 1, tzinfo=IST), "2025-11-20T04:00:01.000Z"),
+        (datetime(2025, 11, 20, 9, 30, 59, 999999, IST), "2025-11-20T04:00:59.999Z"),
     ],
 )
 async def test_times_are_stored_as_they_sort(

@@ -1,4 +1,4 @@
-"""Orders that are done, of which an account's view keeps no more than eight bytes each.
+"""Orders that are done, of which an account's view keeps a few bytes each.
 
 A day has thousands of them, nearly none is ever asked for again, and the store has them whole. What
 stays answers two questions: is the order among those that a whole book must show, and does a row of

@@ -3,7 +3,7 @@
 Synchronous, like the ledger that it is a part of. Questions that are asked after every step (is any
 order still open, is any not settled) look only at the open ones: a day has thousands of the others.
 
-Those are let go, all but eight bytes, once nothing is expected of them: the store has the order,
+Those are let go, all but a few bytes, once nothing is expected of them: the store has the order,
 the book shows the same end of it, and no task waits for it. When something new is told of one, it
 is first taken back from the store (`recall`); then it is an order like any other.
 """

@@ -29,8 +29,8 @@ from ticker_actors.model.changes import (
 )
 from ticker_actors.model.retention import Cutoffs, Table
 from ticker_actors.store import rows
-from ticker_actors.store.commit import Fence, decide
-from ticker_actors.store.sqlite_commit import prepare, stale, write
+from ticker_actors.store.commit import Decided, Fence, decide
+from ticker_actors.store.sqlite_commit import prepare, write
 from ticker_actors.store.sqlite_file import (
     check_version,
     connect,
@@ -43,7 +43,6 @@ from ticker_actors.store.sqlite_file import (
 from ticker_actors.store.sqlite_prune import prune
 from ticker_actors.store.tables import (
     ORDERED_ATTEMPTS,
-    StaleEpochError,
     Store,
     StoreError,
     Subscriptions,
@@ -139,28 +138,24 @@ class SqliteStore(Store):
 
     def _commit_together(self, changes: Sequence[Change], now: datetime) -> list[CommitAnswer]:
         try:
-            return self._write(changes, {}, now)
-        except sqlite3.IntegrityError as error:
-            if accounts := stale(self._writer, self._fences.values()):
-                raise StaleEpochError(", ".join(accounts)) from error
-            # Most keys are new: to look first would cost each commit a query.
-            taken = self._taken_keys(changes)
-            if not taken:
-                raise
-            return self._write(changes, taken, now)
+            decided = self._write(changes, {}, now)
+        except sqlite3.IntegrityError:
+            # Most keys are new: to look first would cost each commit a query. Both in one
+            # transaction: a program beside this one may use a key meanwhile, or delete it.
+            with closing(self._writer.cursor()) as cursor, transaction(cursor):
+                decided = self._write(changes, self._taken_keys(changes), now)
+        for fence in decided.fences:
+            self._fences[fence.account_id].head_sequence = fence.head_sequence
+        self._subscriptions.note(changes, decided.answers)
+        return decided.answers
 
-    def _write(
-        self, changes: Sequence[Change], taken: Mapping[str, Key], now: datetime
-    ) -> list[CommitAnswer]:
+    def _write(self, changes: Sequence[Change], taken: Mapping[str, Key], now: datetime) -> Decided:
         decided = decide(
             changes, taken=taken, held=self._fences, subscriptions=self._subscriptions, now=now
         )
         if decided.fences:  # else every change had a used key
             write(self._writer, decided)
-        for fence in decided.fences:
-            self._fences[fence.account_id].head_sequence = fence.head_sequence
-        self._subscriptions.note(changes, decided.answers)
-        return decided.answers
+        return decided
 
     def _taken_keys(self, changes: Sequence[Change]) -> dict[str, Key]:
         keys = [change.key.key for change in changes if change.key is not None]

@@ -3,9 +3,10 @@
 Each statement gives up Python's lock and takes it back, and to take it from a busy loop takes up to
 5 ms: a dozen statements a commit were a dozen such waits. The rows come as JSON, an array for each
 part, and are taken apart without that lock. Being a statement of its own it is a transaction.
+
+SQLite fires triggers in no order that it promises: no part looks at what another one writes.
 """
 
-import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 
@@ -15,6 +16,7 @@ from ticker_actors.model.changes import Key
 from ticker_actors.store import rows
 from ticker_actors.store.commit import Decided, Fence, Part
 from ticker_actors.store.sqlite_file import patiently
+from ticker_actors.store.tables import StaleEpochError
 
 
 def _value(name: str) -> str:
@@ -22,11 +24,13 @@ def _value(name: str) -> str:
     value = f"json_extract(row.value, '$.{name}')"
     if not name.endswith("_at"):
         return value
-    # msgspec writes microseconds where there are any, and strftime would round them.
+    # Microseconds, which msgspec writes where there are any, are cut off: strftime would round.
+    short = f"substr({value}, 1, {len('2026-01-31T23:59:59.123')})"
+    zone = f"substr({value}, {len('2026-01-31T23:59:59.123456Z')})"
+    form = "strftime('%Y-%m-%dT%H:%M:%fZ', {})"
     return (
-        f"iif(length({value}) = {len('2026-01-31T23:59:59.123456Z')}, "
-        f"substr({value}, 1, {len('2026-01-31T23:59:59.123')}) || 'Z', "
-        f"strftime('%Y-%m-%dT%H:%M:%fZ', {value}))"
+        f"CASE WHEN {zone} = 'Z' THEN {short} || 'Z' WHEN {zone} = '' THEN {form.format(value)} "
+        f"ELSE {form.format(f'{short} || {zone}')} END"
     )
 
 
@@ -95,9 +99,6 @@ _SQL: dict[Part, str] = {
 _VIEW = f"CREATE TEMP VIEW decided AS SELECT {', '.join(f'NULL AS {part}' for part in _SQL)}"
 _COMMIT = f"INSERT INTO decided ({', '.join(_SQL)}) VALUES ({', '.join('?' * len(_SQL))})"
 
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-"""A NUL in JSON, and not a backslash before a `u0000`."""
-
 
 def prepare(writer: sqlite3.Connection) -> None:
     """Make the view and its triggers, which are this connection's own."""
@@ -108,28 +109,47 @@ def prepare(writer: sqlite3.Connection) -> None:
             f"CREATE TEMP TRIGGER write_{part} INSTEAD OF INSERT ON decided "
             f"WHEN NEW.{part} IS NOT NULL BEGIN {sql} END"
         )
+    writer.execute(f"EXPLAIN {_COMMIT}", [None] * len(_SQL))  # not understood, it fails at once
 
 
 def write(writer: sqlite3.Connection, decided: Decided) -> None:
-    """Run the transaction, in a thread of Trio's.
+    """Run the transaction, or its part in one that is open, in a thread of Trio's.
 
-    Raises `sqlite3.IntegrityError`, `sqlite3.DataError` or `UnicodeError` when a row cannot be
-    written or an account has a newer epoch (see `stale`); nothing is written then.
+    Nothing is written when it raises: `StaleEpochError` when an account has another writer;
+    `sqlite3.IntegrityError`, `sqlite3.DataError` or `UnicodeError` when a row cannot be written.
     """
     values = [_json(decided.parts.get(part)) for part in _SQL]
-    patiently(lambda: writer.execute(_COMMIT, values))
+    try:
+        patiently(lambda: writer.execute(_COMMIT, values))
+    except sqlite3.IntegrityError as error:
+        # Whatever it was that failed: rows of a new owner may be in the way of ours.
+        if stale := _stale(writer, decided.fences):
+            raise StaleEpochError(", ".join(stale)) from error
+        raise
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_ERROR and "JSON" in str(error):
+            raise sqlite3.DataError(str(error)) from error  # too deep; no fault of the file
+        raise
 
 
 def _json(structs: Sequence[msgspec.Struct] | None) -> str | None:
     if structs is None:
         return None
     text = msgspec.json.encode(structs).decode()
-    if "\\u0000" in text and _NUL.search(text):
+    if "\\u0000" in text and any(map(_has_nul, structs)):
         raise sqlite3.DataError("a text with a NUL")  # SQLite would cut it off there
     return text
 
 
-def stale(writer: sqlite3.Connection, fences: Iterable[Fence]) -> list[str]:
+def _has_nul(struct: msgspec.Struct) -> bool:
+    """Whether a text has one. In what is JSON itself it stays as it is written there."""
+    values = (
+        getattr(struct, name) for name in struct.__struct_fields__ if name not in rows.JSON_COLUMNS
+    )
+    return any(isinstance(value, str) and "\0" in value for value in values)
+
+
+def _stale(writer: sqlite3.Connection, fences: Iterable[Fence]) -> list[str]:
     """The accounts whose row has another epoch, or is gone."""
     found = writer.execute("SELECT account_id, epoch FROM accounts").fetchall()
     epochs = {row["account_id"]: row["epoch"] for row in found}
