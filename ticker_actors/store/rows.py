@@ -1,13 +1,11 @@
 """Rows and structs: every table's row as a struct, whose fields are named like the columns.
 
-Each store lays them down as its database wants them: SQLite as tuples of plain values (`of`),
-PostgreSQL as JSON that it takes apart itself. Both read them back with `to`.
+A commit hands them to either database as JSON, which it takes apart itself; single rows and
+parameters go to SQLite as plain values (`of`, `column`). Both are read back with `to`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime
-from functools import cache
-from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -121,15 +119,9 @@ def column(value: object) -> object:
     return value
 
 
-def of(struct: msgspec.Struct, columns: tuple[str, ...] | None = None) -> list[Any]:
+def of(struct: msgspec.Struct, columns: Iterable[str] | None = None) -> tuple[Any, ...]:
     """The values of a struct's fields: of these columns, or of all."""
-    values = _getter(columns or struct.__struct_fields__)(struct)
-    return [value if type(value) in _PLAIN else column(value) for value in values]
-
-
-@cache
-def _getter(columns: tuple[str, ...]) -> Callable[[object], tuple[Any, ...]]:
-    return attrgetter(*columns)
+    return tuple(column(getattr(struct, name)) for name in columns or struct.__struct_fields__)
 
 
 def of_order(view: OrderView, now: datetime) -> Order:

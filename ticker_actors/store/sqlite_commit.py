@@ -109,7 +109,8 @@ def prepare(writer: sqlite3.Connection) -> None:
             f"CREATE TEMP TRIGGER write_{part} INSTEAD OF INSERT ON decided "
             f"WHEN NEW.{part} IS NOT NULL BEGIN {sql} END"
         )
-    writer.execute(f"EXPLAIN {_COMMIT}", [None] * len(_SQL))  # not understood, it fails at once
+    # What this SQLite does not understand, it says now, not at the first order.
+    writer.execute(f"EXPLAIN {_COMMIT}", [None] * len(_SQL)).close()
 
 
 def write(writer: sqlite3.Connection, decided: Decided) -> None:

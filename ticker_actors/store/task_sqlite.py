@@ -114,7 +114,7 @@ class SqliteTaskTables:
 
         def write(cursor: sqlite3.Cursor) -> bool:
             values = _plain(new.task_id, old.status, old.updated_at, _epoch(cursor, new))
-            return cursor.execute(_REPLACE_TASK, [*rows.of(new, CHANGED), *values]).rowcount == 1
+            return cursor.execute(_REPLACE_TASK, rows.of(new, CHANGED) + values).rowcount == 1
 
         try:
             return await self._write(write)
