@@ -445,7 +445,10 @@ async def test_deleting_a_webhook_ends_its_deliveries(store: Store, place: Place
         status_code=None,
         error="timed out",
     )
-    await commit(store, change(deliveries=(late,)))
+    assert place.execute("SELECT * FROM webhook_deliveries WHERE updated_at > created_at") == []
+    await store.commit([change(deliveries=(late,))], AT + SECOND)
+    later = "SELECT webhook_id FROM webhook_deliveries WHERE updated_at > created_at"
+    assert place.execute(later) == [(delivery.webhook_id,)]  # retention counts from then
     rows = place.execute("SELECT webhook_id, state, next_at FROM webhook_deliveries")
     states = {name: (state, at) for name, state, at in rows}
     assert states.pop(delivery.webhook_id) == ("failed", None)
