@@ -54,11 +54,48 @@ Part = Literal[
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """Where the rows of a part are inserted."""
+
+    name: str
+    columns: tuple[str, ...]
+    key: tuple[str, ...] = ()
+    """A row replaces the one that has the same; nothing where each is a new one."""
+    fixed: tuple[str, ...] = ()
+    """The columns that are written once."""
+
+    @property
+    def conflict(self) -> str:
+        """The clause of an insert that says so."""
+        if not self.key:
+            return ""
+        kept = {*self.key, *self.fixed}
+        changes = ", ".join(
+            f"{name} = excluded.{name}" for name in self.columns if name not in kept
+        )
+        return f" ON CONFLICT ({', '.join(self.key)}) DO UPDATE SET {changes}"
+
+
+TABLES: dict[Part, Table] = {
+    "keys": Table("idempotency_keys", Key.__struct_fields__),
+    "tasks": Table("order_tasks", rows.TASK, ("task_id",), rows.TASK_FIXED),
+    "attempts": Table("task_attempts", rows.ATTEMPT, ("task_id", "send")),
+    "batches": Table("batches", rows.BATCH, ("batch_id",)),
+    "orders": Table("broker_orders", rows.ORDER, ("account_id", "order_id"), rows.ORDER_FIXED),
+    "webhooks": Table("webhooks", rows.WEBHOOK, ("webhook_id",)),
+    "events": Table("order_events", rows.EVENT),
+    "outbox": Table("webhook_deliveries", rows.OUTBOX),
+    "results": Table("webhook_attempts", rows.ATTEMPT_RESULT, ("delivery_id", "attempt")),
+}
+"""Of all parts but those that change what others have inserted."""
+
+
+@dataclass(frozen=True, slots=True)
 class Decided:
     """The rows of a transaction, and the answers it gives to its changes."""
 
     parts: dict[Part, Sequence[msgspec.Struct]]
-    """Those that have rows, in the order in which they are written."""
+    """Those that have rows, the fences first."""
     fences: list[Fence]
     """The accounts' rows once it is committed; none when every change had a used key."""
     answers: list[CommitAnswer]
@@ -109,24 +146,13 @@ def decide(
     parts: dict[Part, Sequence[msgspec.Struct]] = {
         "fences": list(fences.values()),
         "keys": [change.key for change in written if change.key is not None],
-        "tasks": _last(
-            (task for change in written for task in change.tasks),
-            ("task_id",),
-            rows.TASK_FIXED,
-        ),
-        "attempts": _last(
-            (attempt for change in written for attempt in change.attempts),
-            ("task_id", "send"),
-        ),
-        "batches": _last((batch for change in written for batch in change.batches), ("batch_id",)),
+        "tasks": _last("tasks", (task for change in written for task in change.tasks)),
+        "attempts": _last("attempts", (sent for change in written for sent in change.attempts)),
+        "batches": _last("batches", (batch for change in written for batch in change.batches)),
         "orders": _last(
-            (rows.of_order(view, now) for change in written for view in change.orders),
-            ("account_id", "order_id"),
-            rows.ORDER_FIXED,
+            "orders", (rows.of_order(view, now) for change in written for view in change.orders)
         ),
-        "webhooks": _last(
-            (webhook for change in written for webhook in change.webhooks), ("webhook_id",)
-        ),
+        "webhooks": _last("webhooks", (hook for change in written for hook in change.webhooks)),
         "given_up": [
             rows.GivenUp(webhook_id=webhook.webhook_id, updated_at=now)
             for change in written
@@ -135,8 +161,8 @@ def decide(
         ],
         "events": events,
         "outbox": outbox,
-        "updates": _last((rows.of_result(result, now) for result in results), ("delivery_id",)),
-        "results": _last(results, ("delivery_id", "attempt")),
+        "updates": _last_of_key((rows.of_result(one, now) for one in results), ("delivery_id",)),
+        "results": _last("results", results),
     }
     return Decided(
         parts={part: structs for part, structs in parts.items() if structs},
@@ -145,7 +171,11 @@ def decide(
     )
 
 
-def _last(
+def _last(part: Part, structs: Iterable[rows.S]) -> list[rows.S]:
+    return _last_of_key(structs, TABLES[part].key, TABLES[part].fixed)
+
+
+def _last_of_key(
     structs: Iterable[rows.S], key: tuple[str, ...], fixed: tuple[str, ...] = ()
 ) -> list[rows.S]:
     """The last struct of each key: a PostgreSQL statement may write a row only once."""

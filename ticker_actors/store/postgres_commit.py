@@ -4,31 +4,25 @@ One statement is one transaction and one round trip. Its first part updates the 
 which fences, orders and counts.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import msgspec
 
-from ticker_actors.model.changes import CommitAnswer, Key
-from ticker_actors.store import rows
-from ticker_actors.store.commit import Decided, Fence, Part
+from ticker_actors.model.changes import CommitAnswer
+from ticker_actors.store.commit import TABLES, Decided, Fence, Part, Table
 
 LEASE_SECONDS = 15
 """For which a commit or a renewal makes sure of an account, by the database's clock."""
 
 
-def _insert(table: str, columns: Iterable[str], conflict: str = "") -> str:
+def _insert(table: Table) -> str:
     """Insert all the rows of one JSON array; the table itself gives the types."""
-    names = ", ".join(columns)
+    names = ", ".join(table.columns)
     return (
-        f"INSERT INTO {table} ({names}) "
-        f"SELECT {names} FROM json_populate_recordset(NULL::{table}, $json){conflict}"
+        f"INSERT INTO {table.name} ({names}) SELECT {names} "
+        f"FROM json_populate_recordset(NULL::{table.name}, $json){table.conflict}"
     )
-
-
-def _upsert(table: str, columns: Sequence[str], key: str, fixed: Iterable[str] = ()) -> str:
-    return _insert(table, columns, rows.replacing(columns, key, fixed))
 
 
 _FENCE = (
@@ -56,18 +50,10 @@ _GIVE_UP_DELIVERIES = (
     "WHERE d.webhook_id = g.webhook_id AND d.state = 'pending'"
 )
 _SQL: dict[Part, str] = {
+    **{part: _insert(table) for part, table in TABLES.items()},
     "fences": _FENCE,
-    "keys": _insert("idempotency_keys", Key.__struct_fields__),
-    "tasks": _upsert("order_tasks", rows.TASK, "task_id", rows.TASK_FIXED),
-    "attempts": _upsert("task_attempts", rows.ATTEMPT, "task_id, send"),
-    "batches": _upsert("batches", rows.BATCH, "batch_id"),
-    "orders": _upsert("broker_orders", rows.ORDER, "account_id, order_id", rows.ORDER_FIXED),
-    "webhooks": _upsert("webhooks", rows.WEBHOOK, "webhook_id"),
     "given_up": _GIVE_UP_DELIVERIES,
-    "events": _insert("order_events", rows.EVENT),
-    "outbox": _insert("webhook_deliveries", rows.OUTBOX),
     "updates": _UPDATE_DELIVERIES,
-    "results": _upsert("webhook_attempts", rows.ATTEMPT_RESULT, "delivery_id, attempt"),
 }
 
 

@@ -88,13 +88,6 @@ JSON_COLUMNS = frozenset({"params", "result", "task_ids", "answer", "events", "d
 """Whose values are JSON themselves."""
 
 
-def replacing(columns: Iterable[str], key: str, fixed: Iterable[str] = ()) -> str:
-    """The clause that lets an insert replace the row of its key, all but the `fixed` columns."""
-    kept = {*fixed, *(part.strip() for part in key.split(","))}
-    changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in kept)
-    return f" ON CONFLICT ({key}) DO UPDATE SET {changes}"
-
-
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 """Most values are of these; a `match` would look through all its cases for them."""
 

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from ticker_actors.model.changes import Key
 from ticker_actors.store import rows
-from ticker_actors.store.commit import Decided, Fence, Part
+from ticker_actors.store.commit import TABLES, Decided, Fence, Part, Table
 from ticker_actors.store.sqlite_file import patiently
 from ticker_actors.store.tables import StaleEpochError
 
@@ -40,18 +39,14 @@ def _each(part: Part) -> str:
     return f"(WITH found AS MATERIALIZED ({rows_of_part}) SELECT value FROM found) row"
 
 
-def _insert(part: Part, table: str, columns: Iterable[str], conflict: str = "") -> str:
-    columns = list(columns)
+def _insert(part: Part, table: Table) -> str:
+    values = ", ".join(map(_value, table.columns))
+    if part == "outbox":  # whose bodies are bytes in this table
+        values = values.replace(_value("body"), f"CAST({_value('body')} AS BLOB)")
     return (
-        f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(map(_value, columns))} "
-        f"FROM {_each(part)} WHERE true{conflict};"  # without WHERE, ON begins a join
+        f"INSERT INTO {table.name} ({', '.join(table.columns)}) SELECT {values} "
+        f"FROM {_each(part)} WHERE true{table.conflict};"  # without WHERE, ON begins a join
     )
-
-
-def _upsert(
-    part: Part, table: str, columns: Sequence[str], key: str, fixed: Iterable[str] = ()
-) -> str:
-    return _insert(part, table, columns, rows.replacing(columns, key, fixed))
 
 
 _FENCE = (
@@ -69,10 +64,6 @@ _GIVE_UP_DELIVERIES = (
     f"updated_at = {_value('updated_at')} FROM {_each('given_up')} "
     f"WHERE webhook_id = {_value('webhook_id')} AND state = 'pending';"
 )
-_INSERT_DELIVERIES = _insert("outbox", "webhook_deliveries", rows.OUTBOX).replace(
-    _value("body"),
-    f"CAST({_value('body')} AS BLOB)",  # bytes in this table
-)
 _UPDATE_DELIVERIES = (  # one that was given up meanwhile is not tried again
     f"UPDATE webhook_deliveries SET attempts = {_value('attempts')}, "
     f"updated_at = {_value('updated_at')}, "
@@ -81,20 +72,10 @@ _UPDATE_DELIVERIES = (  # one that was given up meanwhile is not tried again
     f"FROM {_each('updates')} WHERE delivery_id = {_value('delivery_id')};"
 )
 _SQL: dict[Part, str] = {
+    **{part: _insert(part, table) for part, table in TABLES.items()},
     "fences": _FENCE,
-    "keys": _insert("keys", "idempotency_keys", Key.__struct_fields__),
-    "tasks": _upsert("tasks", "order_tasks", rows.TASK, "task_id", rows.TASK_FIXED),
-    "attempts": _upsert("attempts", "task_attempts", rows.ATTEMPT, "task_id, send"),
-    "batches": _upsert("batches", "batches", rows.BATCH, "batch_id"),
-    "orders": _upsert(
-        "orders", "broker_orders", rows.ORDER, "account_id, order_id", rows.ORDER_FIXED
-    ),
-    "webhooks": _upsert("webhooks", "webhooks", rows.WEBHOOK, "webhook_id"),
     "given_up": _GIVE_UP_DELIVERIES,
-    "events": _insert("events", "order_events", rows.EVENT),
-    "outbox": _INSERT_DELIVERIES,
     "updates": _UPDATE_DELIVERIES,
-    "results": _upsert("results", "webhook_attempts", rows.ATTEMPT_RESULT, "delivery_id, attempt"),
 }
 _VIEW = f"CREATE TEMP VIEW decided AS SELECT {', '.join(f'NULL AS {part}' for part in _SQL)}"
 _COMMIT = f"INSERT INTO decided ({', '.join(_SQL)}) VALUES ({', '.join('?' * len(_SQL))})"
