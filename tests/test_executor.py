@@ -54,7 +54,7 @@ from tests.fakes import (
 )
 from tests.sockets import OpenSocket, live
 from ticker_actors.actors import executor as executor_module
-from ticker_actors.actors.lane import Lane
+from ticker_actors.actors.lane import IDLE_READ, JITTER, Lane
 from ticker_actors.actors.persistence import NEWS_SECONDS
 from ticker_actors.actors.requests import (
     Accepted,
@@ -454,6 +454,17 @@ async def test_nothing_spins_when_idle(autojump_clock: MockClock) -> None:
         before = len(world.broker.reads)
         await trio.sleep(3600)
     assert 100 < len(world.broker.reads) - before < 150
+
+
+async def test_idle_reads_of_accounts_fall_out_of_step(autojump_clock: MockClock) -> None:
+    """Each is 24 to 30 s after the one before, as chance has it: many books do not come at once."""
+    world = World(broker=FakeBroker())
+    async with world.process():
+        await trio.sleep(3600)
+    pauses = [later - earlier for earlier, later in pairwise(world.broker.reads)][2:]
+    assert len(pauses) > 100
+    assert all((1 - JITTER) * IDLE_READ <= pause <= IDLE_READ for pause in pauses)
+    assert max(pauses) - min(pauses) > JITTER * IDLE_READ / 2
 
 
 # Cancelling

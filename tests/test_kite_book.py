@@ -8,16 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kite_texts import ORDERS
-from ticker_actors.brokers.kite.book import BookReader
+from ticker_actors.brokers.kite.book import NEW_AT_ONCE, ROWS_AT_ONCE, BookReader
 from ticker_actors.brokers.kite.classify import order_book
 from ticker_actors.http1 import Lost, Reply
 from ticker_actors.model.order_keys import Keys, order_key
 from ticker_actors.model.orders import BrokerOrder
-from ticker_actors.model.outcomes import OrderBook
+from ticker_actors.model.outcomes import OrderBook, Unreadable
 
 ROWS: list[dict[str, Any]] = json.loads(ORDERS)["data"]
 
@@ -28,9 +29,14 @@ def reply(data: object, status: int = 200) -> Reply:
     return Reply(status, {"content-type": "application/json"}, body)
 
 
+def read(reader: BookReader, answer: Reply | Lost) -> OrderBook | Unreadable:
+    """A read with nobody beside it."""
+    return trio.run(reader.read, answer)
+
+
 def book(reader: BookReader, answer: Reply) -> OrderBook:
     """A read that must succeed."""
-    found = reader.read(answer)
+    found = read(reader, answer)
     assert isinstance(found, OrderBook)
     return found
 
@@ -47,7 +53,7 @@ class Compared:
 
         These are rows of the same book, and each was given, just so, by an earlier read.
         """
-        found, whole = self.reader.read(answer), order_book(answer)
+        found, whole = read(self.reader, answer), order_book(answer)
         left, counted = list(found.orders), set()
         for row in whole.orders:
             if left and left[0] == row:
@@ -113,7 +119,7 @@ def test_rows_are_counted_beside_a_bad_one() -> None:
     book(reader, reply(ROWS))
     spoilt = reply([{"order_id": "1"}, *ROWS, 5])
     for _ in range(2):
-        found = reader.read(spoilt)
+        found = read(reader, spoilt)
         assert found == replace(order_book(spoilt), orders=(), repeated=KEYS)
     assert book(reader, reply(ROWS)) == OrderBook((), KEYS)
 
@@ -140,6 +146,48 @@ def test_a_row_at_its_end_keeps_twelve_bytes() -> None:
     assert kept < 5_000 * 16
 
 
+MANY = [{**ROWS[2], "order_id": str(number)} for number in range(2_000)]
+
+
+async def test_others_have_a_turn_while_a_book_is_read() -> None:
+    """After every few rows, of which new ones cost more."""
+    reader, turns = BookReader(), 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    for expected in (
+        len(MANY) // NEW_AT_ONCE + len(MANY) // ROWS_AT_ONCE,
+        len(MANY) // ROWS_AT_ONCE,
+    ):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            turns = 0
+            await reader.read(reply(MANY))
+            assert turns >= expected
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_read_that_is_cut_short_has_given_nothing() -> None:
+    """Wherever it is cut: the next one gives what it would have given, and counts no more."""
+    for turns in (0, 1, len(MANY) // ROWS_AT_ONCE + 3):
+        reader = BookReader()
+        await reader.read(reply(ROWS))
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reader.read, reply([*ROWS[:2], *MANY]))
+                for _ in range(turns):
+                    await trio.lowlevel.checkpoint()
+                scope.cancel()
+        assert scope.cancelled_caught
+        found = await reader.read(reply([*ROWS, *MANY]))
+        assert found.orders == order_book(reply(MANY)).orders
+        assert set(found.repeated) == set(KEYS)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -158,7 +206,7 @@ def test_a_row_at_its_end_keeps_twelve_bytes() -> None:
 )
 def test_anything_odd_is_judged_as_ever(answer: Reply) -> None:
     """The verdict is that of a first read, before and after a good one."""
-    assert BookReader().read(answer) == order_book(answer)
+    assert read(BookReader(), answer) == order_book(answer)
     compared = Compared()
     for each in (answer, reply(ROWS), answer, reply(ROWS)):
         compared.read(each)

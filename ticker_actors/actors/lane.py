@@ -56,7 +56,8 @@ MOST_BACKOFF = 30.0
 CANCEL_BACKOFF = 5.0
 """Seconds between sends of one task; cancels never give up, so they never wait long either."""
 JITTER = 0.2
-"""Part of a back-off that chance moves it by, so that retries do not come in step."""
+"""Part of a pause that chance moves it by, so that retries do not come in step, nor the reads of
+many accounts' books."""
 
 READ_SPACING = 0.1
 """Seconds from read to read at the least: Kite allows 10 requests a second outside of orders."""
@@ -80,7 +81,8 @@ GOAL_READ = 0.5
 FEED_DOWN_READ = 2.0
 """Without the feed, the book is the only thing that shows fills."""
 IDLE_READ = 30.0
-"""With the feed, the book only catches what the feed lost, and orders that appear very late."""
+"""At the most. With the feed, the book only catches what the feed lost, and orders that appear very
+late."""
 
 _log = structlog.get_logger(__name__)
 
@@ -147,6 +149,7 @@ class Lane:
         self._unknown_reads = 0
         self._read_wanted_at = 0.0
         self._read_began = self._no_read_before = -math.inf
+        self._idle_read = IDLE_READ
 
     def start(self, found: Recovered, nursery: trio.Nursery) -> None:
         """Go on with what a dead process left, then begin to serve."""
@@ -383,6 +386,7 @@ class Lane:
                 await self._reader.sleep_until(at)
                 continue
             began = self._read_began = trio.current_time()
+            self._idle_read = IDLE_READ * (1 - JITTER * self._chance(16) / 2**16)
             await self._read()
             pause = max(READ_SPACING, READ_SHARE * (trio.current_time() - began))
             self._no_read_before = began + min(pause, FEED_DOWN_READ)
@@ -394,7 +398,7 @@ class Lane:
     def _wanted_read(self, last: float) -> float:
         """The same, if it could be read at any time, given when the last read began."""
         ledger = self.ledger
-        wanted = [last + IDLE_READ if self._read_wanted_at <= last else self._read_wanted_at]
+        wanted = [last + self._idle_read if self._read_wanted_at <= last else self._read_wanted_at]
         if ledger.admission.login_required:
             # Every read is refused, but for one that somebody asks for: there may be a new token.
             asked = self._read_wanted_at

@@ -175,7 +175,7 @@ class KiteBroker(KiteApi):
     async def orders(self) -> OrderBook | Unreadable:
         """The whole order book of the day."""
         result = await self._get(wire.ORDERS)
-        book = result if isinstance(result, Unreadable) else self._book.read(result)
+        book = result if isinstance(result, Unreadable) else await self._book.read(result)
         if len(self._order_types) >= ORDER_TYPES:
             self._order_types.clear()
         for row in book.orders:
