@@ -7,7 +7,7 @@ run all of a transaction as one statement.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 from msgspec.structs import replace
@@ -51,22 +51,23 @@ Part = Literal[
     "results",
 ]
 """The rows of one table that a commit writes in one way."""
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """Where the rows of a part are inserted."""
+class Target:
+    """The table that the rows of a part are inserted into."""
 
-    name: str
+    table: str
     columns: tuple[str, ...]
     key: tuple[str, ...] = ()
-    """A row replaces the one that has the same; nothing where each is a new one."""
+    """A row replaces the one of the same key. Empty where every row is a new one."""
     fixed: tuple[str, ...] = ()
-    """The columns that are written once."""
+    """The columns that are written once, and not replaced."""
 
     @property
-    def conflict(self) -> str:
-        """The clause of an insert that says so."""
+    def on_conflict(self) -> str:
+        """The end of the `INSERT`, by which a row replaces another one."""
         if not self.key:
             return ""
         kept = {*self.key, *self.fixed}
@@ -76,18 +77,18 @@ class Table:
         return f" ON CONFLICT ({', '.join(self.key)}) DO UPDATE SET {changes}"
 
 
-TABLES: dict[Part, Table] = {
-    "keys": Table("idempotency_keys", Key.__struct_fields__),
-    "tasks": Table("order_tasks", rows.TASK, ("task_id",), rows.TASK_FIXED),
-    "attempts": Table("task_attempts", rows.ATTEMPT, ("task_id", "send")),
-    "batches": Table("batches", rows.BATCH, ("batch_id",)),
-    "orders": Table("broker_orders", rows.ORDER, ("account_id", "order_id"), rows.ORDER_FIXED),
-    "webhooks": Table("webhooks", rows.WEBHOOK, ("webhook_id",)),
-    "events": Table("order_events", rows.EVENT),
-    "outbox": Table("webhook_deliveries", rows.OUTBOX),
-    "results": Table("webhook_attempts", rows.ATTEMPT_RESULT, ("delivery_id", "attempt")),
+TARGETS: dict[Part, Target] = {
+    "keys": Target("idempotency_keys", Key.__struct_fields__),
+    "tasks": Target("order_tasks", rows.TASK, ("task_id",), rows.TASK_FIXED),
+    "attempts": Target("task_attempts", rows.ATTEMPT, ("task_id", "send")),
+    "batches": Target("batches", rows.BATCH, ("batch_id",)),
+    "orders": Target("broker_orders", rows.ORDER, ("account_id", "order_id"), rows.ORDER_FIXED),
+    "webhooks": Target("webhooks", rows.WEBHOOK, ("webhook_id",)),
+    "events": Target("order_events", rows.EVENT),
+    "outbox": Target("webhook_deliveries", rows.OUTBOX),
+    "results": Target("webhook_attempts", rows.ATTEMPT_RESULT, ("delivery_id", "attempt")),
 }
-"""Of all parts but those that change what others have inserted."""
+"""Of all parts but those that update rows which are there already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ def decide(
 
 
 def _last(part: Part, structs: Iterable[rows.S]) -> list[rows.S]:
-    return _last_of_key(structs, TABLES[part].key, TABLES[part].fixed)
+    return _last_of_key(structs, TARGETS[part].key, TARGETS[part].fixed)
 
 
 def _last_of_key(

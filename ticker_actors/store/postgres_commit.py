@@ -10,18 +10,18 @@ from functools import lru_cache
 import msgspec
 
 from ticker_actors.model.changes import CommitAnswer
-from ticker_actors.store.commit import TABLES, Decided, Fence, Part, Table
+from ticker_actors.store.commit import TARGETS, Decided, Fence, Part, Target
 
 LEASE_SECONDS = 15
 """For which a commit or a renewal makes sure of an account, by the database's clock."""
 
 
-def _insert(table: Table) -> str:
+def _insert(target: Target) -> str:
     """Insert all the rows of one JSON array; the table itself gives the types."""
-    names = ", ".join(table.columns)
+    names = ", ".join(target.columns)
     return (
-        f"INSERT INTO {table.name} ({names}) SELECT {names} "
-        f"FROM json_populate_recordset(NULL::{table.name}, $json){table.conflict}"
+        f"INSERT INTO {target.table} ({names}) SELECT {names} "
+        f"FROM json_populate_recordset(NULL::{target.table}, $json){target.on_conflict}"
     )
 
 
@@ -50,7 +50,7 @@ _GIVE_UP_DELIVERIES = (
     "WHERE d.webhook_id = g.webhook_id AND d.state = 'pending'"
 )
 _SQL: dict[Part, str] = {
-    **{part: _insert(table) for part, table in TABLES.items()},
+    **{part: _insert(target) for part, target in TARGETS.items()},
     "fences": _FENCE,
     "given_up": _GIVE_UP_DELIVERIES,
     "updates": _UPDATE_DELIVERIES,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ticker_actors.store import rows
-from ticker_actors.store.commit import TABLES, Decided, Fence, Part, Table
+from ticker_actors.store.commit import PARTS, TARGETS, Decided, Fence, Part
 from ticker_actors.store.sqlite_file import patiently
 from ticker_actors.store.tables import StaleEpochError
 
@@ -39,13 +39,14 @@ def _each(part: Part) -> str:
     return f"(WITH found AS MATERIALIZED ({rows_of_part}) SELECT value FROM found) row"
 
 
-def _insert(part: Part, table: Table) -> str:
-    values = ", ".join(map(_value, table.columns))
+def _insert(part: Part) -> str:
+    target = TARGETS[part]
+    values = ", ".join(map(_value, target.columns))
     if part == "outbox":  # whose bodies are bytes in this table
         values = values.replace(_value("body"), f"CAST({_value('body')} AS BLOB)")
     return (
-        f"INSERT INTO {table.name} ({', '.join(table.columns)}) SELECT {values} "
-        f"FROM {_each(part)} WHERE true{table.conflict};"  # without WHERE, ON begins a join
+        f"INSERT INTO {target.table} ({', '.join(target.columns)}) SELECT {values} "
+        f"FROM {_each(part)} WHERE true{target.on_conflict};"  # without WHERE, ON begins a join
     )
 
 
@@ -71,12 +72,12 @@ _UPDATE_DELIVERIES = (  # one that was given up meanwhile is not tried again
     f"next_at = iif(state = 'pending', {_value('next_at')}, NULL) "
     f"FROM {_each('updates')} WHERE delivery_id = {_value('delivery_id')};"
 )
-_SQL: dict[Part, str] = {
-    **{part: _insert(part, table) for part, table in TABLES.items()},
+_UPDATES: dict[Part, str] = {
     "fences": _FENCE,
     "given_up": _GIVE_UP_DELIVERIES,
     "updates": _UPDATE_DELIVERIES,
 }
+_SQL = {part: _UPDATES.get(part) or _insert(part) for part in PARTS}
 _VIEW = f"CREATE TEMP VIEW decided AS SELECT {', '.join(f'NULL AS {part}' for part in _SQL)}"
 _COMMIT = f"INSERT INTO decided ({', '.join(_SQL)}) VALUES ({', '.join('?' * len(_SQL))})"
 
