@@ -57,7 +57,7 @@ EVENING = MORNING + timedelta(hours=13, minutes=58)
 """23:58 IST."""
 SOON = KNOWN_SECONDS + 0.5
 LATER = 2 * IDLE_READ + 1
-"""Seconds in which the book is read twice."""
+"""Seconds in which the book is read twice, or more often."""
 
 
 @pytest.fixture

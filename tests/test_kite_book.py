@@ -4,6 +4,7 @@ import gc
 import json
 import math
 import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +14,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kite_texts import ORDERS
+from tests.turns import counted_turns
+from ticker_actors.brokers.kite import book as book_module
 from ticker_actors.brokers.kite.book import NEW_AT_ONCE, ROWS_AT_ONCE, BookReader
 from ticker_actors.brokers.kite.classify import order_book
 from ticker_actors.http1 import Lost, Reply
 from ticker_actors.model.order_keys import Keys, order_key
 from ticker_actors.model.orders import BrokerOrder
 from ticker_actors.model.outcomes import OrderBook, Unreadable
+
+
+@pytest.fixture(scope="module", autouse=True, params=[False, True], ids=["whole", "pieces"])
+def pieces(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Books of a few rows are read in one go, and in pieces."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param:
+            patch.setattr(book_module, "ROWS_AT_ONCE", 3)
+            patch.setattr(book_module, "NEW_AT_ONCE", 2)
+        yield
+
 
 ROWS: list[dict[str, Any]] = json.loads(ORDERS)["data"]
 
@@ -146,46 +160,41 @@ def test_a_row_at_its_end_keeps_twelve_bytes() -> None:
     assert kept < 5_000 * 16
 
 
-MANY = [{**ROWS[2], "order_id": str(number)} for number in range(2_000)]
-
-
-async def test_others_have_a_turn_while_a_book_is_read() -> None:
+@pytest.mark.parametrize("given", [False, True], ids=["new", "given before"])
+async def test_others_have_a_turn_while_a_book_is_read(given: bool) -> None:  # noqa: FBT001
     """After every few rows, of which new ones cost more."""
-    reader, turns = BookReader(), 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await trio.lowlevel.checkpoint()
-
-    for expected in (
-        len(MANY) // NEW_AT_ONCE + len(MANY) // ROWS_AT_ONCE,
-        len(MANY) // ROWS_AT_ONCE,
-    ):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(other)
-            turns = 0
-            await reader.read(reply(MANY))
-            assert turns >= expected
-            nursery.cancel_scope.cancel()
+    many = [{**ROWS[2], "order_id": str(number)} for number in range(2_000)]
+    reader = BookReader()
+    if given:
+        await reader.read(reply(many))
+    pauses = len(many) // ROWS_AT_ONCE + (0 if given else len(many) // NEW_AT_ONCE)
+    async with counted_turns() as turns:
+        await reader.read(reply(many))
+        assert turns() >= pauses - 2  # its first may be before ours, its last after it
 
 
 async def test_a_read_that_is_cut_short_has_given_nothing() -> None:
     """Wherever it is cut: the next one gives what it would have given, and counts no more."""
-    for turns in (0, 1, len(MANY) // ROWS_AT_ONCE + 3):
+    more = [{**ROWS[2], "order_id": str(number)} for number in range(7)]
+    pauses, cut = 0, True
+    while cut:
         reader = BookReader()
         await reader.read(reply(ROWS))
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(reader.read, reply([*ROWS[:2], *MANY]))
-                for _ in range(turns):
+                nursery.start_soon(reader.read, reply([*ROWS[:2], *more]))
+                for _ in range(pauses):
                     await trio.lowlevel.checkpoint()
                 scope.cancel()
-        assert scope.cancelled_caught
-        found = await reader.read(reply([*ROWS, *MANY]))
-        assert found.orders == order_book(reply(MANY)).orders
-        assert set(found.repeated) == set(KEYS)
+        cut = scope.cancelled_caught
+        found = await reader.read(reply([*ROWS, *more]))
+        if cut:
+            assert found.orders == order_book(reply(more)).orders
+            assert set(found.repeated) == set(KEYS)
+        else:  # what had left the book is given again
+            assert found.orders == order_book(reply(ROWS[2:])).orders
+        pauses += 1
+    assert pauses > 2
 
 
 @pytest.mark.parametrize(
@@ -198,6 +207,7 @@ async def test_a_read_that_is_cut_short_has_given_nothing() -> None:
         reply(None),
         Reply(200, {}, b'{"status": "success", "error_type": "TokenException", "data": []}'),
         Reply(200, {}, ORDERS.replace(b'"tag": null', b'"tag": NaN')),
+        Reply(200, {}, ORDERS.replace(b'"tag": null', b'"tag": ' + b"1" * 5_000)),
         Reply(200, {}, ORDERS.replace(b"RELIANCE", b"RELI\xffNCE")),
         Reply(200, {}, b'{"status": "success", "data": [' + b"[" * 10_000),
         Reply(200, {}, b"<html>"),

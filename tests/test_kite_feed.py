@@ -581,7 +581,7 @@ async def test_lane_follows_and_closes_it(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lane sees what is pushed, reads the book for what was missed, and ends the connection."""
-    ticker = DropsAfter(seconds=30)
+    ticker = DropsAfter(seconds=20)  # before the book is read by itself
     world = World(broker=FakeBroker())
     process = Process(world)
     async with in_memory(ticker) as dial, following(dial) as feed:
@@ -591,7 +591,7 @@ async def test_lane_follows_and_closes_it(
             await process.ready.wait()
             await trio.sleep(0.2)
             await process.executor.submit_order(ACCOUNT, limit_order(), None)
-            await trio.sleep(29)
+            await trio.sleep(19)
             (order_id,) = world.broker.book
             reads = len(world.broker.reads)
             tag = world.broker.book[order_id].tag
