@@ -150,6 +150,7 @@ class Lane:
         self._read_wanted_at = 0.0
         self._read_began = self._no_read_before = -math.inf
         self._idle_read = IDLE_READ
+        """Seconds from the last read to the next, if nothing wants one sooner."""
 
     def start(self, found: Recovered, nursery: trio.Nursery) -> None:
         """Go on with what a dead process left, then begin to serve."""

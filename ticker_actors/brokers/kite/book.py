@@ -39,6 +39,35 @@ class _Envelope(msgspec.Struct):
     error_type: object = None
 
 
+@dataclass(slots=True)
+class _Shown:
+    """What is known of an answer's rows, by their places in it."""
+
+    seen: bytearray
+    """Of the terminal rows that were given before, those that it shows again."""
+    digests: dict[int, int] = field(default_factory=dict)
+    """Of the other rows' texts."""
+    new: list[int] = field(default_factory=list)
+    """Those among them that are to be read."""
+    rows: dict[int, BrokerOrder] = field(default_factory=dict)
+    """Those that have been, now or by the last read."""
+    bad: list[BadRow] = field(default_factory=list)
+    """Those that cannot be understood."""
+
+    def take(self, texts: Sequence[msgspec.Raw], places: Sequence[int]) -> bool:
+        """Read these rows; False when one is no JSON at all."""
+        try:
+            values = [_loaded(texts[place]) for place in places]
+        except (ValueError, RecursionError):
+            return False
+        read = wire_rows.rows(values, BrokerOrder)
+        bad = {row.place for row in read.bad}
+        good = (place for number, place in enumerate(places) if number not in bad)
+        self.rows.update(zip(good, read.value or (), strict=True))
+        self.bad += [replace(row, place=places[row.place]) for row in read.bad]
+        return True
+
+
 class BookReader:
     """Reads books as `classify.order_book` does, and counts the terminal rows it gave before.
 
@@ -70,9 +99,8 @@ class BookReader:
         for start in range(0, len(texts), ROWS_AT_ONCE):
             self._look(texts, range(start, min(start + ROWS_AT_ONCE, len(texts))), shown)
             await trio.lowlevel.checkpoint()
-        new = list(shown.new)
-        for start in range(0, len(new), NEW_AT_ONCE):
-            if not shown.take(texts, new[start : start + NEW_AT_ONCE]):
+        for start in range(0, len(shown.new), NEW_AT_ONCE):
+            if not shown.take(texts, shown.new[start : start + NEW_AT_ONCE]):
                 return classify.order_book(result)
             await trio.lowlevel.checkpoint()
         repeated = self._count(shown.seen)
@@ -81,16 +109,18 @@ class BookReader:
         bad = tuple(shown.bad)
         return classify.bad_rows(bad, orders, repeated) if bad else OrderBook(orders, repeated)
 
-    def _look(self, texts: Sequence[msgspec.Raw], places: range, shown: "_Shown") -> None:
+    def _look(self, texts: Sequence[msgspec.Raw], places: range, shown: _Shown) -> None:
         """Tell these rows apart: those that were given before, and those that are new."""
         for place in places:
             digest = _digest(texts[place])
             if (at := found(self._done, digest)) is not None:
                 shown.seen[at] = True
-            elif (row := self._open.get(digest)) is not None:
-                shown.rows[place], shown.again[place] = row, digest
+                continue
+            shown.digests[place] = digest
+            if (row := self._open.get(digest)) is not None:
+                shown.rows[place] = row
             else:
-                shown.new[place] = digest
+                shown.new.append(place)
 
     def _count(self, seen: bytearray) -> Keys:
         """The keys of the terminal rows that were shown again. The others are forgotten."""
@@ -99,45 +129,15 @@ class BookReader:
             self._keys = KeyList(compress(self._keys, seen))
         return Keys(self._keys)
 
-    def _remember(self, shown: "_Shown") -> None:
+    def _remember(self, shown: _Shown) -> None:
         """Keep these rows, by the digest of their text, and of terminal ones only the key."""
-        digests = shown.again | shown.new
-        rows = [(digests[place], row) for place, row in shown.rows.items()]
+        rows = [(shown.digests[place], row) for place, row in shown.rows.items()]
         self._open = {digest: row for digest, row in rows if not row.terminal}
         for digest, row in rows:
             if row.terminal:
                 at = bisect_left(self._done, digest)
                 self._done.insert(at, digest)
                 self._keys.insert(at, order_key(row.order_id))
-
-
-@dataclass(slots=True)
-class _Shown:
-    """What is known of an answer's rows, by their places in it."""
-
-    seen: bytearray
-    """Of the terminal rows that were given before, those that it shows again."""
-    rows: dict[int, BrokerOrder] = field(default_factory=dict)
-    """The others."""
-    again: dict[int, int] = field(default_factory=dict)
-    """Digests of those among them that are as they were."""
-    new: dict[int, int] = field(default_factory=dict)
-    """And of those that are not, or cannot be understood."""
-    bad: list[BadRow] = field(default_factory=list)
-    """Those."""
-
-    def take(self, texts: Sequence[msgspec.Raw], places: Sequence[int]) -> bool:
-        """Read these rows; False when one is no JSON at all."""
-        try:
-            values = [_loaded(texts[place]) for place in places]
-        except (ValueError, RecursionError):
-            return False
-        read = wire_rows.rows(values, BrokerOrder)
-        bad = {row.place for row in read.bad}
-        good = (place for number, place in enumerate(places) if number not in bad)
-        self.rows.update(zip(good, read.value or (), strict=True))
-        self.bad += [replace(row, place=places[row.place]) for row in read.bad]
-        return True
 
 
 def _texts(result: HttpResult) -> list[msgspec.Raw] | None:
