@@ -20,6 +20,7 @@ from ticker_actors.service import Address, StartError, serve
 from ticker_actors.settings import PRIMARY, Settings, SettingsError, load, load_accounts
 from ticker_actors.store.tables import StaleEpochError, StoreError
 from ticker_actors.upkeep import cleanup, migrate
+from ticker_actors.web.signals import Interrupted
 
 OPTIONS: Mapping[str, Mapping[str, str]] = {
     "--account": {
@@ -72,7 +73,7 @@ TRY_IT = """
       "quantity": 1, "product": "CNC", "order_type": "MARKET"}}'
 """
 INTERRUPTED = 130
-"""The exit code of a program that Ctrl-C ended before it served: 128 and the signal's number."""
+"""The exit code of a command that Ctrl-C ended: 128 and the signal's number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,8 @@ def _run(command: Command, settings: Settings) -> int:
         complaint, code = str(next(_leaves(group))), 1
     except* SettingsError as group:
         complaint, code = str(next(_leaves(group))), 2
+    except* Interrupted:
+        pass
     except* KeyboardInterrupt:
         code = INTERRUPTED
     except* Exception as group:  # noqa: BLE001  # the last place that can say what happened

@@ -36,7 +36,7 @@ from ticker_actors.store.tables import Store
 from ticker_actors.web.app import create_app
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.server import open_listeners, serve_app
-from ticker_actors.web.signals import stop_on_signal
+from ticker_actors.web.signals import interruptible
 from ticker_actors.web.standby import StandIn, standing_by
 
 DRAIN_SECONDS = 8.0
@@ -88,17 +88,19 @@ async def serve(
     """Run the service until SIGTERM or SIGINT, or until it is cancelled.
 
     `brokers`, by account, replace `accounts`: for tests and for brokers of one's own. Raises
-    `StartError`, `StoreError` or `PaperFileUnusable` when it cannot start.
+    `StartError`, `StoreError` or `PaperFileUnusable` when it cannot start, and `Interrupted` when a
+    signal came first.
     """
     clock, chance, metrics = SystemClock(), secrets.randbits, Metrics()
     stopping, outbox, lag = trio.Event(), Wakeup(), LoopLag()
     names = brokers or [account.account_id for account in accounts]
     async with (
+        interruptible(stopping) as started,
         listening(settings) as listeners,
         standing_by(settings, listeners) as stand_in,
         open_store(settings, now=clock.now(), chance=chance, patient=settings.standby) as store,
         owning(names, store, stand_in),
-        uncollected() as started,
+        uncollected() as collect,
         WebhookClient(allow_private=settings.private_webhooks) as poster,
         opened(brokers, settings, accounts, clock, chance) as trading,
         running(
@@ -159,10 +161,10 @@ async def serve(
             settings.retention,
             metrics,
         )
-        nursery.start_soon(stop_on_signal, stopping)
         async with trio.open_nursery() as server:
             await server.start(partial(serve_to_the_end, create_app(parts), listeners, stopping))
             started()
+            collect()
             _, port, *_ = listeners[0].socket.getsockname()
             task_status.started(Address(settings.host, port))
         # The server has ended; leaving the block drains the actors, the last one first.
@@ -178,13 +180,13 @@ async def uncollected() -> AsyncGenerator[Callable[[], None], None]:
     for 0.2 s at a time.
     """
 
-    def started() -> None:
+    def collect() -> None:
         gc.freeze()
         gc.enable()
 
     gc.disable()
     try:
-        yield started
+        yield collect
     finally:
         gc.enable()
 

@@ -1,5 +1,6 @@
 """A second copy that waits: it says so, refuses what it cannot do, and takes over."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -55,13 +56,15 @@ def port_of(service: Service) -> int:
     return int(service.wait_for_line(r'"port": (\d+), "event": "standing by"')[1])
 
 
-def test_a_standby_can_be_stopped(start: Start) -> None:
-    """SIGINT ends it with one of its own exit codes and no traceback."""
-    start()
-    second = start("--standby", ready=False)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_standby_can_be_stopped(start: Start, database_url: str, number: signal.Signals) -> None:
+    """A signal ends it with exit code 0 and no traceback, and the first copy goes on."""
+    first = start(DATABASE_URL=database_url)
+    second = start("--standby", DATABASE_URL=database_url, ready=False)
     second.wait_for_line("standing by")
-    second.signal(2)
-    assert second.wait() == 130
+    second.signal(number)
+    assert second.wait() == 0
+    assert first.place(MARKET)["status"] == "completed"
 
 
 def test_a_standby_alone_serves_at_once(start: Start) -> None:
