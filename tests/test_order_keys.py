@@ -64,6 +64,6 @@ def test_a_list_of_keys_is_a_list(steps: list[tuple[bool, int]]) -> None:
 def test_the_keys_of_a_day_take_four_bytes() -> None:
     """Until one of another kind comes."""
     keys = KeyList(range(261_123_000_000_000, 261_123_000_005_000))
-    assert keys._offsets.itemsize == 4
+    assert keys._offsets.size == "I"
     keys.insert(5_000, order_key("A1"))
     assert list(keys)[-2:] == [261_123_000_004_999, order_key("A1")]

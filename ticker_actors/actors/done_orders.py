@@ -5,8 +5,7 @@ stays answers two questions: is the order among those that a whole book must sho
 it tell anything new?
 """
 
-from array import array
-
+from ticker_actors.model.columns import Column
 from ticker_actors.model.order_keys import KeyList, Keys, order_key
 from ticker_actors.model.orders import BrokerOrder
 
@@ -29,7 +28,7 @@ class DoneOrders:
 
     def __init__(self) -> None:
         self._keys = KeyList()
-        self._marks = array("I")
+        self._marks = Column("I")
 
     def __len__(self) -> int:
         return len(self._keys)

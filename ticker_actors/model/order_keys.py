@@ -11,6 +11,8 @@ from collections.abc import Set as AbstractSet
 from hashlib import blake2b
 from itertools import groupby
 
+from ticker_actors.model.columns import Column
+
 MOST_DIGITS = 19
 """Of a number that may have less than 63 bits."""
 _NO_NUMBER = 1 << 63
@@ -77,7 +79,7 @@ class KeyList:
 
     def __init__(self, keys: Iterable[int] = ()) -> None:
         self._base = 0
-        self._offsets = array("I")
+        self._offsets = Column("I")
         for key in keys:
             self.insert(len(self), key)
 
@@ -89,25 +91,25 @@ class KeyList:
 
     def insert(self, place: int, key: int) -> None:
         """Put a key in between."""
-        if not self._offsets:
+        if not len(self._offsets):
             self._base = max(key - _NEAR, 0)
         try:
             self._offsets.insert(place, key - self._base)
-        except OverflowError:  # too far from the first
-            self._base, self._offsets = 0, array("Q", self)
+        except ValueError:  # too far from the first
+            self._base, self._offsets = 0, Column("Q", self)
             self._offsets.insert(place, key)
 
     def delete(self, place: int) -> None:
         """Take a key out."""
-        del self._offsets[place]
+        self._offsets.pop(place)
 
     def sorted_place(self, key: int) -> int:
         """Where a key belongs in a list that is sorted."""
-        return bisect_left(self._offsets, key - self._base)
+        return self._offsets.sorted_place(key - self._base)
 
     def found(self, key: int) -> int | None:
         """The place of a key in a list that is sorted, or None."""
-        return found(self._offsets, key - self._base)
+        return self._offsets.found(key - self._base)
 
 
 def found(keys: "array[int]", key: int) -> int | None:

@@ -9,8 +9,6 @@ the system, it rarely gives back.
 """
 
 import json
-from array import array
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
@@ -21,7 +19,8 @@ import trio
 from ticker_actors.brokers.kite import classify
 from ticker_actors.exchange import wire_rows
 from ticker_actors.http1 import HttpResult, Reply
-from ticker_actors.model.order_keys import KeyList, Keys, found, order_key
+from ticker_actors.model.columns import Column
+from ticker_actors.model.order_keys import KeyList, Keys, order_key
 from ticker_actors.model.orders import BrokerOrder
 from ticker_actors.model.outcomes import BadRow, OrderBook, Unreadable
 
@@ -77,7 +76,7 @@ class BookReader:
     def __init__(self) -> None:
         self._open: dict[int, BrokerOrder] = {}
         """The rows of the last book that are not terminal, by the digest of their text."""
-        self._done = array("q")
+        self._done = Column("q")
         """The digests of its terminal ones, sorted."""
         self._keys = KeyList()
         """Their `order_key`, in the same order."""
@@ -85,7 +84,7 @@ class BookReader:
     def forget(self) -> None:
         """Give every row anew."""
         self._open.clear()
-        self._done, self._keys = array("q"), KeyList()
+        self._done, self._keys = Column("q"), KeyList()
 
     async def read(self, result: HttpResult) -> OrderBook | Unreadable:
         """What an answer says. Whatever is out of the ordinary is judged by `classify` alone.
@@ -113,7 +112,7 @@ class BookReader:
         """Tell these rows apart: those that were given before, and those that are new."""
         for place in places:
             digest = _digest(texts[place])
-            if (at := found(self._done, digest)) is not None:
+            if (at := self._done.found(digest)) is not None:
                 shown.seen[at] = True
                 continue
             shown.digests[place] = digest
@@ -125,7 +124,7 @@ class BookReader:
     def _count(self, seen: bytearray) -> Keys:
         """The keys of the terminal rows that were shown again. The others are forgotten."""
         if not all(seen):
-            self._done = array("q", compress(self._done, seen))
+            self._done = Column("q", compress(self._done, seen))
             self._keys = KeyList(compress(self._keys, seen))
         return Keys(self._keys)
 
@@ -135,7 +134,7 @@ class BookReader:
         self._open = {digest: row for digest, row in rows if not row.terminal}
         for digest, row in rows:
             if row.terminal:
-                at = bisect_left(self._done, digest)
+                at = self._done.sorted_place(digest)
                 self._done.insert(at, digest)
                 self._keys.insert(at, order_key(row.order_id))
 
