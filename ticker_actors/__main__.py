@@ -20,7 +20,7 @@ from ticker_actors.service import Address, StartError, serve
 from ticker_actors.settings import PRIMARY, Settings, SettingsError, load, load_accounts
 from ticker_actors.store.tables import StaleEpochError, StoreError
 from ticker_actors.upkeep import cleanup, migrate
-from ticker_actors.web.signals import Interrupted
+from ticker_actors.web.signals import EndedBeforeStart
 
 OPTIONS: Mapping[str, Mapping[str, str]] = {
     "--account": {
@@ -86,7 +86,10 @@ class Command:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line. Exit code: 0 after a clean end, 1 after a crash, 2 when misused."""
+    """Run the command line. Exit code: 0 after a clean end, 1 after a crash, 2 when misused.
+
+    130 when Ctrl-C ended a command other than `serve`.
+    """
     parser = argparse.ArgumentParser(
         prog="ticker-actors", description="A durable order service for Kite Connect."
     )
@@ -123,7 +126,7 @@ def _run(command: Command, settings: Settings) -> int:
         complaint, code = str(next(_leaves(group))), 1
     except* SettingsError as group:
         complaint, code = str(next(_leaves(group))), 2
-    except* Interrupted:
+    except* EndedBeforeStart:
         pass
     except* KeyboardInterrupt:
         code = INTERRUPTED

@@ -88,8 +88,8 @@ async def serve(
     """Run the service until SIGTERM or SIGINT, or until it is cancelled.
 
     `brokers`, by account, replace `accounts`: for tests and for brokers of one's own. Raises
-    `StartError`, `StoreError` or `PaperFileUnusable` when it cannot start, and `Interrupted` when a
-    signal came first.
+    `StartError`, `StoreError` or `PaperFileUnusable` when it cannot start, and `EndedBeforeStart`
+    when a signal came first.
     """
     clock, chance, metrics = SystemClock(), secrets.randbits, Metrics()
     stopping, outbox, lag = trio.Event(), Wakeup(), LoopLag()

@@ -57,11 +57,16 @@ def port_of(service: Service) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_standby_can_be_stopped(start: Start, database_url: str, number: signal.Signals) -> None:
+def test_a_standby_can_be_stopped(
+    start: Start, database_url: str, tmp_path: Path, number: signal.Signals
+) -> None:
     """A signal ends it with exit code 0 and no traceback, and the first copy goes on."""
-    first = start(DATABASE_URL=database_url)
-    second = start("--standby", DATABASE_URL=database_url, ready=False)
+    book = str(tmp_path / "data" / "ticker.paper.db")
+    first = start(DATABASE_URL=database_url, PAPER_FILE=book)
+    second = start("--standby", DATABASE_URL=database_url, PAPER_FILE=book, ready=False)
     second.wait_for_line("standing by")
+    if database_url.startswith("postgres"):
+        second.wait_for_line("waiting for a lease")
     second.signal(number)
     assert second.wait() == 0
     assert first.place(MARKET)["status"] == "completed"

@@ -75,6 +75,7 @@ def test_stop_with_all_kinds_of_clients(start: Start, fork: Fork) -> None:
         assert close_code(stream) == 1012
         assert service.wait() == 0
         assert time.monotonic() - began < STOP_SECONDS
+    assert '"event": "stopped"' in service.text  # in its own time, and was not cut short
     with pytest.raises(httpx.ConnectError):
         service.http.get("/health")
     assert fork().finished(task["task_id"])["status"] == "completed"

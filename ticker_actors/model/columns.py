@@ -5,29 +5,37 @@ next larger one. Eighty that grow beside each other left holes of two thirds of 
 """
 
 import mmap
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from struct import calcsize
 from typing import Literal
 
 FIRST_CELLS = 8192
-"""More than the orders that an account may place in a day. Memory is taken as it is written to."""
+"""More than the orders that an account may place in a day. Memory is taken as it is written to, a
+page at a time."""
 
 Size = Literal["I", "Q", "q"]
 """In the words of `struct`: four bytes, eight, and eight with a sign."""
 
 
 class Column:
-    """Numbers of one size, in any order. One that does not fit is a `ValueError`."""
+    """Numbers of one size, in any order. One that does not fit is a `ValueError`.
+
+    Not to be copied, nor to be changed while somebody iterates over it.
+    """
 
     __slots__ = ("_cells", "_used", "size")
 
     def __init__(self, size: Size, numbers: Iterable[int] = ()) -> None:
+        try:
+            given = array(size, numbers)
+        except OverflowError as error:
+            raise ValueError(*error.args) from None
         self.size: Size = size
-        self._cells = _cells(size, FIRST_CELLS)
-        self._used = 0
-        for number in numbers:
-            self.insert(self._used, number)
+        self._used = len(given)
+        self._cells = _cells(size, max(FIRST_CELLS, self._used))
+        self._cells[: self._used] = memoryview(given)
 
     def __len__(self) -> int:
         return self._used
@@ -43,13 +51,16 @@ class Column:
     def insert(self, place: int, number: int) -> None:
         """Put a number in between."""
         used = self._used
+        if not 0 <= place <= used:
+            raise IndexError(place)
         if used == len(self._cells):
             old, self._cells = self._cells, _cells(self.size, 2 * used)
             self._cells[:used] = old
         cells = self._cells
         cells[used] = number  # one that does not fit moves nothing
-        cells[place + 1 : used + 1] = cells[place:used]
-        cells[place] = number
+        if place != used:
+            cells[place + 1 : used + 1] = cells[place:used]
+            cells[place] = number
         self._used = used + 1
 
     def pop(self, place: int) -> int:
@@ -70,5 +81,8 @@ class Column:
 
 
 def _cells(size: Size, count: int) -> "memoryview[int]":
-    # A copy of nothing is private memory, on every system.
-    return memoryview(mmap.mmap(-1, count * calcsize(size), access=mmap.ACCESS_COPY)).cast(size)
+    # A copy of nothing is memory of this process alone, also where it forks.
+    memory = mmap.mmap(-1, count * calcsize(size), access=mmap.ACCESS_COPY)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # else the system may fill up a large page with it
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return memoryview(memory).cast(size)
