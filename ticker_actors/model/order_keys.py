@@ -43,7 +43,10 @@ class Keys(AbstractSet[int]):
         self._sorted = array("Q", (key for key, _ in groupby(sorted(keys))))
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, int) and found(self._sorted, key) is not None
+        if not isinstance(key, int):
+            return False
+        place = bisect_left(self._sorted, key)
+        return place < len(self._sorted) and self._sorted[place] == key
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._sorted)
@@ -112,9 +115,3 @@ class KeyList:
     def found(self, key: int) -> int | None:
         """The place of a key in a list that is sorted, or None."""
         return self._offsets.found(key - self._base)
-
-
-def found(keys: "array[int]", key: int) -> int | None:
-    """The place of a key in a sorted array, or None."""
-    place = bisect_left(keys, key)
-    return place if place < len(keys) and keys[place] == key else None
