@@ -281,19 +281,39 @@ async def test_every_asker_gets_its_own_answer(autojump_clock: MockClock) -> Non
 
 
 async def test_deliveries_wake_the_dispatcher(autojump_clock: MockClock) -> None:
-    """And nothing else does; ringing twice is ringing once."""
+    """And nothing else does; ringing twice before it is heeded is ringing once."""
     async with started() as parts:
         await parts.commit(change("a"))
-        with trio.move_on_after(5) as quiet:
+        with trio.move_on_after(5) as asleep:
             await parts.outbox.wait()
-        assert quiet.cancelled_caught
+        assert asleep.cancelled_caught
         await parts.commit(change("b", events=1))
         await parts.commit(change("c", events=1))
         with trio.fail_after(0.1):
             await parts.outbox.wait()
-        with trio.move_on_after(5) as quiet:
+        parts.outbox.heed()
+        with trio.move_on_after(5) as asleep:
             await parts.outbox.wait()
-        assert quiet.cancelled_caught
+        assert asleep.cancelled_caught
+
+
+async def test_every_transaction_stirs(autojump_clock: MockClock) -> None:
+    """The dispatcher can wait until nothing is stored for a while, but not without end."""
+    async with started() as parts, trio.open_nursery() as nursery:
+
+        async def orders() -> None:
+            for number in range(10):
+                await parts.commit(change(f"{number}"))  # a second each
+
+        began = trio.current_time()
+        await parts.outbox.quiet(2, most=100)
+        assert trio.current_time() == began  # nothing has stirred yet
+        nursery.start_soon(orders)
+        await trio.sleep(1.5)
+        await parts.outbox.quiet(2, most=4)
+        assert trio.current_time() - began == pytest.approx(5.5)
+        await parts.outbox.quiet(2, most=100)
+        assert trio.current_time() - began == pytest.approx(12)
 
 
 async def test_what_was_accepted_before_the_end_is_committed(autojump_clock: MockClock) -> None:

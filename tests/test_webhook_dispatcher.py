@@ -26,6 +26,7 @@ from ticker_actors.actors.webhook_dispatcher import (
     EACH,
     EACH_HOST,
     LOOK_SECONDS,
+    QUIET_SECONDS,
     WebhookDispatcher,
 )
 from ticker_actors.mailbox import running
@@ -439,23 +440,55 @@ async def test_results_are_stored_together(outbox: MemoryOutbox, autojump_clock:
         assert changes == 1
 
 
-async def test_what_is_new_does_not_wait_for_results(
+async def test_orders_go_first(outbox: MemoryOutbox, autojump_clock: MockClock) -> None:
+    """Looks and results wait while something is stored every few milliseconds, but not for long."""
+    async with at_work(outbox) as bench, trio.open_nursery() as nursery:
+
+        async def orders() -> None:
+            while trio.current_time() < 0.999 + 0.1:
+                bench.wakeup.stir()
+                await trio.sleep(0.003)
+
+        await trio.sleep(0.999)
+        nursery.start_soon(orders)
+        await trio.sleep(0.001)
+        outbox.put("a")
+        bench.wakeup.ring()
+        await trio.sleep(0.019)
+        assert not bench.poster.posts
+        await trio.sleep(0.002)
+        assert bench.times("a") == [1 + LOOK_SECONDS]
+        assert not outbox.stored_at
+        await trio.sleep(LOOK_SECONDS)
+        assert outbox.stored_at["a"] == pytest.approx(1 + 2 * LOOK_SECONDS, abs=0.001)
+
+
+async def test_what_is_new_goes_when_it_is_quiet(
     outbox: MemoryOutbox, autojump_clock: MockClock
 ) -> None:
-    """A new delivery goes soon after a look, while results wait for others."""
-    outbox.look_seconds = 0.001
-    outbox.put("first")
-    async with at_work(outbox, FakePoster(seconds=0.001)) as bench:
-        await trio.sleep(0.0065)
-        assert outbox.looks == 1
-        assert not outbox.stored_at
-        outbox.put("second")
-        bench.wakeup.ring()
-        await trio.sleep(0.002)
-        assert bench.times("second") == [pytest.approx(0.0075, abs=0.001)]
-        assert list(outbox.stored_at) == ["first"]
+    """Not after the longest wait."""
+    async with at_work(outbox) as bench:
         await trio.sleep(1)
-        assert outbox.stored_at["second"] == pytest.approx(0.0065 + LOOK_SECONDS, abs=0.001)
+        outbox.put("a")
+        bench.wakeup.ring()
+        bench.wakeup.stir()
+        await trio.sleep(1)
+        assert bench.times("a") == [1 + QUIET_SECONDS]
+        assert outbox.stored_at["a"] == pytest.approx(1 + QUIET_SECONDS)
+
+
+async def test_stopping_while_a_result_is_stored(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """That comes to its end, and nothing sleeps after it."""
+    outbox.commit_seconds = 1
+    outbox.put("a")
+    async with at_work(outbox) as bench:
+        await trio.sleep(0.5)
+        outbox.put("b")
+        bench.wakeup.ring()
+    assert trio.current_time() == pytest.approx(1, abs=0.1)
+    assert outbox.states == {"a": "succeeded", "b": "pending"}
 
 
 @pytest.mark.parametrize(

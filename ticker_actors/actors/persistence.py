@@ -7,6 +7,7 @@ stream hub is given the events, the webhook dispatcher is woken, and only then i
 answered. Nothing is told that is not durable.
 """
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,19 +45,33 @@ class Writer(Protocol):
 
 
 class Wakeup:
-    """Tells a sleeper that there is work. Ringing twice before it wakes is ringing once."""
+    """Tells a sleeper that there is work. Ringing twice before it is heeded is ringing once."""
 
     def __init__(self) -> None:
         self._event = trio.Event()
+        self._stirred_at = -math.inf
 
     def ring(self) -> None:
         """Wake the sleeper."""
         self._event.set()
 
-    async def wait(self) -> None:
-        """Sleep until it rings, or has rung since the last time."""
-        await self._event.wait()
+    def stir(self) -> None:
+        """Something goes on that is not the sleeper's, and more may follow."""
+        self._stirred_at = trio.current_time()
+
+    def heed(self) -> None:
+        """Whatever it has rung for will be seen to now."""
         self._event = trio.Event()
+
+    async def wait(self) -> None:
+        """Sleep until it rings, or has rung since it was heeded."""
+        await self._event.wait()
+
+    async def quiet(self, seconds: float, most: float) -> None:
+        """Sleep until nothing has stirred for so many seconds, but for no more than `most`."""
+        end = trio.current_time() + most
+        while trio.current_time() < (until := min(self._stirred_at + seconds, end)):  # noqa: ASYNC110  # an event would be set and made anew by each transaction
+            await trio.sleep_until(until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +160,7 @@ class PersistenceActor:
             for event in events:
                 self._metrics.events(event.event).inc()
             await self._hub.publish(tuple(events))
+        self._outbox.stir()
         if deliveries:
             self._outbox.ring()
         for (message, reply), answer in zip(group, answers, strict=True):

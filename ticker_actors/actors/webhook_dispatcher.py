@@ -25,8 +25,9 @@ from ticker_actors.model.webhook_rules import Answer, verdict
 
 EACH = 4
 """Under way to one subscription: hides a round trip, and does not flood a small receiver."""
-AHEAD = 16
-"""Read of one subscription in one look: as many as can go until the next look."""
+AHEAD = 32
+"""Read of one subscription in one look: as many as can go until the next look, and those that have
+gone and whose results are not stored yet."""
 FRESH_SECONDS = 0.1
 """For how long after a look what it showed may still be begun: since then a webhook may have been
 deleted."""
@@ -36,12 +37,16 @@ ALL = 64
 """Under way in all: 16 dead subscriptions must hang at once before a living one waits."""
 LONGEST_SLEEP = 30.0
 """Seconds until it looks again: the wall clock, by which deliveries are due, may be set."""
-LOOK_SECONDS = 0.02
-"""From a look at the table to the next, when there is nothing new but results: those of all that
-ended meanwhile are one transaction."""
+QUIET_SECONDS = 0.005
+"""For which nothing must have been stored before a look: an order's next step follows its last by 2
+to 4 ms, and results and looks at that moment would be in its way, on the disk as on the processor.
+The order goes first: its answer's time is the trader's, a webhook's is mostly the internet's."""
 LOOK_SHARE = 4
-"""When there is something new, a look is followed by a pause of so many times its length, but of no
-more than `LOOK_SECONDS`: a lone delivery goes at once, and under load many go together."""
+"""A look is followed by a pause of so many times its length: a lone delivery goes soon, and under
+load many go together."""
+LOOK_SECONDS = 0.02
+"""The most that a look waits for either: what is new and what has ended then is one look, and one
+transaction."""
 SHORTEST_SLEEP = 0.001
 """Seconds: the resolution of stored times."""
 
@@ -149,18 +154,17 @@ class WebhookDispatcher:
             task_status.started()
             rang = True
             while not self._stopping:
-                await self._settle()
+                self._wakeup.heed()
                 now = self._clock.now()
                 found = await self._look(now)
                 passed = self._next_at is not None and self._next_at <= now
                 if passed or (rang and not found):  # for nothing: the wall clock may be set back
                     self._next_at = await self._outbox.next_delivery_at(now)
                 rang = await self._sleep()
-                if not rang:
-                    with trio.move_on_at(self._looked_at + LOOK_SECONDS):
-                        await self._wakeup.wait()
-                        rang = True
-                await trio.sleep_until(self._busy_until)
+                if not self._stopping:
+                    await self._wakeup.quiet(QUIET_SECONDS, LOOK_SECONDS)
+                    await trio.sleep_until(self._busy_until)
+                await self._settle()
                 self._poster.tidy()
         await self._settle()
 
