@@ -27,6 +27,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", default=[])
     found.add_argument("--quick", action="store_true", help="everything in under 3 minutes")
     found.add_argument("--rounds", type=int, help="of the orders part")
+    found.add_argument(
+        "--random", action="store_true", help="orders: orders come at random, not evenly"
+    )
     found.add_argument("--target", metavar="URL", help="orders: measure this service alone")
     found.add_argument(
         "--broker-port", type=int, default=8091, help="where a target finds its broker (8091)"
@@ -39,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 def arguments(part: str, given: argparse.Namespace) -> dict[str, Any]:
     """What a part's `main` takes."""
     names = {
-        "orders": ["quick", "rounds", "target", "broker_port"],
+        "orders": ["quick", "rounds", "random", "target", "broker_port"],
         "soak": ["minutes", "sqlite"],
         "plots": [],
     }

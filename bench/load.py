@@ -14,7 +14,7 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from random import Random
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -43,6 +43,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     first: int
     """Number of the first order; each has the next."""
+    seed: int | None = None
+    """Of arrivals at random; None for even ones."""
     legs: int = 0
     """Of a batch; 0 for single orders."""
     accounts: tuple[str, ...] = ()
@@ -91,9 +93,19 @@ def offer(job: Job) -> Result:
     return msgspec.json.decode(done.stdout, type=Result)
 
 
-def schedule(rate: float, seconds: float) -> Iterator[float]:
-    """When requests are due, in seconds from the first: evenly."""
-    return (number / rate for number in range(round(rate * seconds)))
+def schedule(rate: float, seconds: float, seed: int | None = None) -> list[float]:
+    """When requests are due, in seconds from the first: evenly, or at random.
+
+    At random they come as from many clients that know nothing of each other (a Poisson process,
+    given how many come). What is even falls into step with whatever a service does a fixed time
+    after an order, and then measures that: at one rate or another, the same code looked a fifth
+    quicker or slower.
+    """
+    number = round(rate * seconds)
+    if seed is None:
+        return [place / rate for place in range(number)]
+    chance = Random(seed)
+    return [0.0, *sorted(chance.uniform(0.0, seconds) for _ in range(number - 1))]
 
 
 def order(number: int) -> dict[str, object]:
@@ -129,7 +141,8 @@ class Load:
         self._idle: list[Connection] = []
         self._waiting: list[tuple[Sample, bytes]] = []
         self._open = 0
-        self._expected = len(tuple(schedule(job.rate, job.seconds)))
+        self._schedule = schedule(job.rate, job.seconds, job.seed)
+        self._expected = len(self._schedule)
         self._answers = 0
         self._complete = asyncio.Event()
         self._opening: set[asyncio.Task[None]] = set()
@@ -147,7 +160,7 @@ class Load:
                 stack.callback(listening.cancel)
             began = loop.time() + LEAD_SECONDS
             zero = time.monotonic_ns() + round((began - loop.time()) * 1e9)
-            for place, after in enumerate(schedule(job.rate, job.seconds)):
+            for place, after in enumerate(self._schedule):
                 number = job.first + place * max(job.legs, 1)
                 sample = Sample(number, zero + round(after * 1e9))
                 request = self._request(number)

@@ -21,8 +21,11 @@ PATHS: dict[Mode, str] = {"durable": "/orders", "answered": "/orders?wait=30"}
 
 GOAL_RATE = 50.0
 """Orders a second at which the goals are set."""
+WARM_RATE, WARM_ORDERS = 100.0, 100
+"""Orders a second, and how many, that each new process is given first: Python 3.11 makes code
+quicker once it has run some dozen times, and a run of batches is not many more orders than that."""
 WARM_SECONDS = 1.0
-"""At the start of each run, and not counted: connections open, code runs for the first time."""
+"""At the start of each run, and not counted: connections open."""
 FIRST_STEP, STEP = 100.0, 1.3
 """Orders a second with which the climb to saturation begins, and by how much it goes on."""
 LAST_STEP = 5_000.0
@@ -32,6 +35,8 @@ SATURATED = 0.9
 LEGS = 5
 BATCH_RATE = 2.0
 """Batches a second: few enough that none meets another at either service."""
+BATCH_RUNS = 3.0
+"""How many times as long as other runs one of batches is: so few of them come."""
 SETTLE_SECONDS = 10.0
 """How long orders and webhooks that are still to come are waited for, from one to the next."""
 CEILING_ORDERS = 5_000
@@ -47,6 +52,9 @@ class Plan(msgspec.Struct, frozen=True):
     """Of each run, after it is warm."""
     step_seconds: float = 3.0
     """Of each step of the climb to saturation."""
+    random: bool = False
+    """Whether single orders come at random, not evenly. Batches never do, so that none meets
+    another, nor does the climb, whose end is to depend on its rate alone."""
 
 
 QUICK = Plan(rates=(GOAL_RATE,), rounds=1, seconds=2.0, step_seconds=1.5)
@@ -96,11 +104,17 @@ class Session:
         if self._tells:
             running.subscribe("order_placed")
 
-    def orders(self, mode: Mode, rate: float, seconds: float) -> Row:
+    def warm_up(self) -> None:
+        """Let code run that has not run before; measures nothing."""
+        job = self._job(PATHS["answered"], WARM_RATE, WARM_ORDERS / WARM_RATE)
+        load.offer(job)
+        self.running.wait_seen(job.first, WARM_ORDERS, SETTLE_SECONDS, webhooks=self._tells)
+
+    def orders(self, mode: Mode, rate: float, seconds: float, seed: int | None = None) -> Row:
         """Offer orders at a rate, and follow each to the end."""
         streams = (self.running.stream(),) if self._tells else ()
         warm = max(WARM_SECONDS, 1 / rate)
-        job = self._job(PATHS[mode], rate, seconds + warm, streams=streams)
+        job = self._job(PATHS[mode], rate, seconds + warm, streams=streams, seed=seed)
         return self._measure(job, "orders", mode, warm)
 
     def climb(self, rate: float, seconds: float) -> Row:
@@ -116,13 +130,14 @@ class Session:
         job = self._job("/advanced/batch-orders", BATCH_RATE, seconds + warm, legs=LEGS)
         return self._measure(job, "batch", "answered", warm)
 
-    def _job(
+    def _job(  # noqa: PLR0913  # what a job is made of
         self,
         path: str,
         rate: float,
         seconds: float,
         *,
         streams: tuple[str, ...] = (),
+        seed: int | None = None,
         legs: int = 0,
     ) -> Job:
         job = Job(
@@ -132,6 +147,7 @@ class Session:
             seconds=seconds,
             first=self._first,
             streams=streams,
+            seed=seed,
             legs=legs,
         )
         self._first += (round(rate * seconds) + 1) * max(legs, 1)
@@ -211,20 +227,24 @@ def measure(plan: Plan, begin: Open, names: Sequence[Name]) -> list[Row]:
 
     for number in range(plan.rounds):
         print(f"round {number + 1} of {plan.rounds}", flush=True)
+        seed = number if plan.random else None  # the same for all systems
         for rate in plan.rates:
             for name in rotated(names, number):
                 if name == "floor" and rate != GOAL_RATE:
                     continue
                 with begin(name) as one:
+                    one.warm_up()
                     for mode in PATHS:
-                        row = one.orders(mode, rate, plan.seconds)
+                        row = one.orders(mode, rate, plan.seconds, seed)
                         note(number, row)
                         if row.saturated and rate > GOAL_RATE:
                             break  # it has still to do with what it was offered
         for name in rotated([name for name in names if name != "floor"], number):
             with begin(name) as one:
-                note(number, one.batches(plan.seconds))
+                one.warm_up()
+                note(number, one.batches(BATCH_RUNS * plan.seconds))
             with begin(name) as one:
+                one.warm_up()
                 for row in climb(one, plan.step_seconds):
                     note(number, row)
     return rows

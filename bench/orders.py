@@ -31,6 +31,7 @@ def main(
     *,
     quick: bool = False,
     rounds: int | None = None,
+    random: bool = False,
     target: str | None = None,
     broker_port: int = 8091,
 ) -> None:
@@ -40,8 +41,7 @@ def main(
     loopback: it is measured alone.
     """
     plan = QUICK if quick else Plan()
-    if rounds is not None:
-        plan = msgspec.structs.replace(plan, rounds=rounds)
+    plan = msgspec.structs.replace(plan, rounds=rounds or plan.rounds, random=random)
     server = Server()
     try:
         known, most = conditions(server), ceiling()
@@ -64,7 +64,7 @@ def main(
     if goals:
         print("", *goal_table(goals), sep="\n")
     keep(
-        "orders" if target is None else "target",
+        ("orders" if target is None else "target") + ("-random" if random else ""),
         {
             "conditions": {**known, "broker orders a second": round(most)},
             "plan": plan,

@@ -1,5 +1,8 @@
 """What the benchmarks rest on: percentiles, schedules and slopes."""
 
+from itertools import pairwise
+from statistics import mean, stdev
+
 import pytest
 
 from bench.broker import FIRST_ORDER_ID, frame, number_in
@@ -38,7 +41,20 @@ def test_a_curve_ends_where_the_samples_do() -> None:
 
 def test_a_schedule_is_even_and_knows_of_no_answers() -> None:
     """All requests are due before the first is sent."""
-    assert list(schedule(4, 1.5)) == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
+    assert schedule(4, 1.5) == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
+
+
+def test_a_random_schedule_is_the_same_for_all() -> None:
+    """As many requests as of an even one, in the same time, of which none knows of another."""
+    times = schedule(50, 100, seed=1)
+    assert times == schedule(50, 100, seed=1) != schedule(50, 100, seed=2)
+    assert times == sorted(times)
+    assert len(times) == 5000
+    assert times[0] == 0.0
+    assert times[-1] < 100
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert mean(gaps) == pytest.approx(1 / 50, rel=0.01)
+    assert stdev(gaps) == pytest.approx(1 / 50, rel=0.1)  # of an exponential distribution
 
 
 def test_a_slope_is_that_of_the_line_of_least_squares() -> None:
