@@ -102,7 +102,7 @@ def schedule(rate: float, seconds: float, seed: int | None = None) -> list[float
     quicker or slower.
     """
     number = round(rate * seconds)
-    if seed is None:
+    if seed is None or not number:
         return [place / rate for place in range(number)]
     chance = Random(seed)
     return [0.0, *sorted(chance.uniform(0.0, seconds) for _ in range(number - 1))]

@@ -18,12 +18,14 @@ from bench.services import TITLES, Name, Running, broker
 Mode = Literal["durable", "answered"]
 PATHS: dict[Mode, str] = {"durable": "/orders", "answered": "/orders?wait=30"}
 """What a client asks for: an answer when its order is durable, or when it is done."""
+BATCHES = "/advanced/batch-orders"
 
 GOAL_RATE = 50.0
 """Orders a second at which the goals are set."""
 WARM_RATE, WARM_ORDERS = 100.0, 100
-"""Orders a second, and how many, that each new process is given first: Python 3.11 makes code
-quicker once it has run some dozen times, and a run of batches is not many more orders than that."""
+"""Orders a second, and how many, that each new process is given first, singly or in batches:
+Python 3.11 makes code quicker once it has run some dozen times, and a run of batches is few more
+orders than that."""
 WARM_SECONDS = 1.0
 """At the start of each run, and not counted: connections open."""
 FIRST_STEP, STEP = 100.0, 1.3
@@ -35,8 +37,6 @@ SATURATED = 0.9
 LEGS = 5
 BATCH_RATE = 2.0
 """Batches a second: few enough that none meets another at either service."""
-BATCH_RUNS = 3.0
-"""How many times as long as other runs one of batches is: so few of them come."""
 SETTLE_SECONDS = 10.0
 """How long orders and webhooks that are still to come are waited for, from one to the next."""
 CEILING_ORDERS = 5_000
@@ -50,6 +50,8 @@ class Plan(msgspec.Struct, frozen=True):
     rounds: int = 3
     seconds: float = 4.0
     """Of each run, after it is warm."""
+    batch_seconds: float = 12.0
+    """Of a run of batches: so few of them come in a second."""
     step_seconds: float = 3.0
     """Of each step of the climb to saturation."""
     random: bool = False
@@ -57,7 +59,7 @@ class Plan(msgspec.Struct, frozen=True):
     another, nor does the climb, whose end is to depend on its rate alone."""
 
 
-QUICK = Plan(rates=(GOAL_RATE,), rounds=1, seconds=2.0, step_seconds=1.5)
+QUICK = Plan(rates=(GOAL_RATE,), rounds=1, seconds=2.0, batch_seconds=3.0, step_seconds=1.5)
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,10 +106,15 @@ class Session:
         if self._tells:
             running.subscribe("order_placed")
 
-    def warm_up(self) -> None:
+    def warm_up(self, legs: int = 0) -> None:
         """Let code run that has not run before; measures nothing."""
-        job = self._job(PATHS["answered"], WARM_RATE, WARM_ORDERS / WARM_RATE)
-        load.offer(job)
+        seconds = WARM_ORDERS / WARM_RATE
+        if legs:
+            job = self._job(BATCHES, WARM_RATE / legs, seconds, legs=legs)
+        else:
+            job = self._job(PATHS["answered"], WARM_RATE, seconds)
+        if refused := load.offer(job).refused:
+            raise AssertionError(refused)
         self.running.wait_seen(job.first, WARM_ORDERS, SETTLE_SECONDS, webhooks=self._tells)
 
     def orders(self, mode: Mode, rate: float, seconds: float, seed: int | None = None) -> Row:
@@ -127,7 +134,7 @@ class Session:
     def batches(self, seconds: float) -> Row:
         """Offer batches."""
         warm = WARM_SECONDS
-        job = self._job("/advanced/batch-orders", BATCH_RATE, seconds + warm, legs=LEGS)
+        job = self._job(BATCHES, BATCH_RATE, seconds + warm, legs=LEGS)
         return self._measure(job, "batch", "answered", warm)
 
     def _job(  # noqa: PLR0913  # what a job is made of
@@ -241,8 +248,8 @@ def measure(plan: Plan, begin: Open, names: Sequence[Name]) -> list[Row]:
                             break  # it has still to do with what it was offered
         for name in rotated([name for name in names if name != "floor"], number):
             with begin(name) as one:
-                one.warm_up()
-                note(number, one.batches(BATCH_RUNS * plan.seconds))
+                one.warm_up(LEGS)
+                note(number, one.batches(plan.batch_seconds))
             with begin(name) as one:
                 one.warm_up()
                 for row in climb(one, plan.step_seconds):

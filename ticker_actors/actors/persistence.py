@@ -56,20 +56,22 @@ class Wakeup:
         self._event.set()
 
     def stir(self) -> None:
-        """Something goes on that is not the sleeper's, and more may follow."""
+        """Something goes on, and more may follow."""
         self._stirred_at = trio.current_time()
 
-    def heed(self) -> None:
-        """Whatever it has rung for will be seen to now."""
-        self._event = trio.Event()
+    def heed(self) -> bool:
+        """Whether it has rung since the last time. Whatever it has rung for is seen to now."""
+        rang = self._event.is_set()
+        if rang:
+            self._event = trio.Event()
+        return rang
 
     async def wait(self) -> None:
         """Sleep until it rings, or has rung since it was heeded."""
         await self._event.wait()
 
-    async def quiet(self, seconds: float, most: float) -> None:
-        """Sleep until nothing has stirred for so many seconds, but for no more than `most`."""
-        end = trio.current_time() + most
+    async def quiet(self, seconds: float, end: float) -> None:
+        """Sleep until nothing has stirred for so many seconds, but no longer than until `end`."""
         while trio.current_time() < (until := min(self._stirred_at + seconds, end)):  # noqa: ASYNC110  # an event would be set and made anew by each transaction
             await trio.sleep_until(until)
 
@@ -144,6 +146,9 @@ class PersistenceActor:
 
     async def _commit(self, group: list[_Asked]) -> None:
         began = self._began = trio.current_time()
+        urgent = not all(message.news for message, _ in group)
+        if urgent:  # news are the end of something, not a step on its way
+            self._outbox.stir()
         answers = await self._store.commit(
             [message.change for message, _ in group], self._clock.now()
         )
@@ -160,7 +165,8 @@ class PersistenceActor:
             for event in events:
                 self._metrics.events(event.event).inc()
             await self._hub.publish(tuple(events))
-        self._outbox.stir()
+        if urgent:
+            self._outbox.stir()
         if deliveries:
             self._outbox.ring()
         for (message, reply), answer in zip(group, answers, strict=True):

@@ -25,9 +25,8 @@ from ticker_actors.model.webhook_rules import Answer, verdict
 
 EACH = 4
 """Under way to one subscription: hides a round trip, and does not flood a small receiver."""
-AHEAD = 32
-"""Read of one subscription in one look: as many as can go until the next look, and those that have
-gone and whose results are not stored yet."""
+AHEAD = 16
+"""Read of one subscription in one look: as many as can go until the next look."""
 FRESH_SECONDS = 0.1
 """For how long after a look what it showed may still be begun: since then a webhook may have been
 deleted."""
@@ -38,9 +37,10 @@ ALL = 64
 LONGEST_SLEEP = 30.0
 """Seconds until it looks again: the wall clock, by which deliveries are due, may be set."""
 QUIET_SECONDS = 0.005
-"""For which nothing must have been stored before a look: an order's next step follows its last by 2
-to 4 ms, and results and looks at that moment would be in its way, on the disk as on the processor.
-The order goes first: its answer's time is the trader's, a webhook's is mostly the internet's."""
+"""For which nothing that somebody waits for must have been stored before a look: an order's next
+step follows its last by 2 to 4 ms, and results and looks at that moment would be in its way, on the
+disk as on the processor. It goes first: its time is the trader's, a webhook's mostly the
+internet's."""
 LOOK_SHARE = 4
 """A look is followed by a pause of so many times its length: a lone delivery goes soon, and under
 load many go together."""
@@ -152,18 +152,16 @@ class WebhookDispatcher:
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._watch_mailbox)
             task_status.started()
-            rang = True
+            woke = True
             while not self._stopping:
-                self._wakeup.heed()
+                rang = self._wakeup.heed() or woke
                 now = self._clock.now()
                 found = await self._look(now)
                 passed = self._next_at is not None and self._next_at <= now
                 if passed or (rang and not found):  # for nothing: the wall clock may be set back
                     self._next_at = await self._outbox.next_delivery_at(now)
-                rang = await self._sleep()
-                if not self._stopping:
-                    await self._wakeup.quiet(QUIET_SECONDS, LOOK_SECONDS)
-                    await trio.sleep_until(self._busy_until)
+                woke = await self._sleep()
+                await self._pause()
                 await self._settle()
                 self._poster.tidy()
         await self._settle()
@@ -174,16 +172,27 @@ class WebhookDispatcher:
         self._stopping = True
         self._wakeup.ring()
 
+    async def _pause(self) -> None:
+        """Until it is nobody's turn but ours, for a few milliseconds at the most."""
+        if not self._stopping:
+            end = trio.current_time() + LOOK_SECONDS
+            await trio.sleep_until(min(self._busy_until, end))
+            await self._wakeup.quiet(QUIET_SECONDS, end)
+
     async def _settle(self) -> None:
-        """Store what has come of deliveries, all in one transaction.
+        """Store what has come of deliveries, of all accounts together.
 
         They are forgotten only here, before the next look: a look that began earlier may still show
         one as pending whose result was stored since, and it must not go out again.
         """
+        if not self._finished:
+            return
         finished, self._finished = self._finished, []
         accounts = {delivery.account_id for delivery, _ in finished}
-        for account_id in accounts:
-            await self._store([ended for ended in finished if ended[0].account_id == account_id])
+        async with trio.open_nursery() as nursery:
+            for account_id in accounts:
+                ended = [one for one in finished if one[0].account_id == account_id]
+                nursery.start_soon(self._store, ended)
 
     async def _store(self, finished: Sequence[tuple[Delivery, DeliveryResult]]) -> None:
         change = Change(
