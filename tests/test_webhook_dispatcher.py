@@ -483,6 +483,22 @@ async def test_orders_go_first(outbox: MemoryOutbox, autojump_clock: MockClock) 
         assert outbox.stored_at["a"] == pytest.approx(1 + 2 * LOOK_SECONDS, abs=0.001)
 
 
+async def test_a_receiver_does_not_fall_behind_for_them(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """However many orders come, without a pause: what they tell a receiver goes as they come."""
+    outbox.look_seconds = outbox.commit_seconds = 0.001
+    async with at_work(outbox, FakePoster(seconds=0.001)) as bench:
+        for number in range(1000):
+            outbox.put(f"{number}")
+            bench.wakeup.ring()
+            bench.wakeup.stir()
+            await trio.sleep(0.001)
+            assert len(bench.poster.posts) > number - 3 * AHEAD
+        await trio.sleep(1)
+    assert len(bench.poster.posts) == 1000
+
+
 async def test_what_is_new_goes_when_it_is_quiet(
     outbox: MemoryOutbox, autojump_clock: MockClock
 ) -> None:

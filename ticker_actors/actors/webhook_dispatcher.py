@@ -130,6 +130,8 @@ class WebhookDispatcher:
         self._nursery: trio.Nursery
         self._looked_at = self._busy_until = -math.inf
         """When the last look began, and until when there is none, whatever rings."""
+        self._behind = False
+        """Whether a subscription had more to send than the last look shows of one."""
         self._waiting: list[Delivery] = []
         """What the last look showed and there was no place for, oldest first."""
         self._begun: set[str] = set()
@@ -173,11 +175,15 @@ class WebhookDispatcher:
         self._wakeup.ring()
 
     async def _pause(self) -> None:
-        """Until it is nobody's turn but ours, for a few milliseconds at the most."""
+        """Until it is nobody's turn but ours, for a few milliseconds at the most.
+
+        A receiver that falls behind is not held up for the orders that it is to hear of.
+        """
         if not self._stopping:
             end = trio.current_time() + LOOK_SECONDS
             await trio.sleep_until(min(self._busy_until, end))
-            await self._wakeup.quiet(QUIET_SECONDS, end)
+            if not self._behind:
+                await self._wakeup.quiet(QUIET_SECONDS, end)
 
     async def _settle(self) -> None:
         """Store what has come of deliveries, of all accounts together.
@@ -221,6 +227,7 @@ class WebhookDispatcher:
         due = await self._outbox.due_deliveries(now, AHEAD)
         ended = trio.current_time()
         self._busy_until = ended + min(LOOK_SECONDS, LOOK_SHARE * (ended - self._looked_at))
+        self._behind = AHEAD in Counter(delivery.webhook_id for delivery in due).values()
         self._waiting = [delivery for delivery in due if delivery.delivery_id not in self._begun]
         found = bool(self._waiting)
         self._begin()
