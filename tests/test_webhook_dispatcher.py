@@ -499,6 +499,39 @@ async def test_a_receiver_does_not_fall_behind_for_them(
     assert len(bench.poster.posts) == 1000
 
 
+async def test_a_dead_receiver_takes_no_turn_from_orders(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """However much it has missed: the living ones' looks still wait until it is quiet."""
+    dead = "https://dead.test/"
+    for number in range(100):
+        outbox.put(f"dead {number}", "dead", dead)
+    async with at_work(outbox, FakePoster(dead=(dead,))) as bench:
+        await trio.sleep(1)
+        outbox.put("a", "living", "https://living.test/")
+        bench.wakeup.ring()
+        bench.wakeup.stir()
+        await trio.sleep(0.1)
+        assert bench.times("a") == [1 + QUIET_SECONDS]
+
+
+async def test_results_of_all_accounts_are_stored_together(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """Each is a change of its own, and all are one transaction."""
+    outbox.commit_seconds = 1
+    for number in range(8):
+        outbox.put(f"{number}", f"w{number}", f"https://w{number}.test/")
+        row = outbox.rows[f"{number}"]
+        outbox.rows[f"{number}"] = msgspec.structs.replace(row, account_id=f"account {number}")
+    async with at_work(outbox, FakePoster(seconds=1)) as bench:
+        await trio.sleep(5)
+        changes = bench.metrics.registry.get_sample_value("ticker_commit_changes_sum")
+        assert changes == 8
+    # The first begins at once, alone; what waits when it returns is the next.
+    assert max(outbox.stored_at.values()) <= 3
+
+
 async def test_what_is_new_goes_when_it_is_quiet(
     outbox: MemoryOutbox, autojump_clock: MockClock
 ) -> None:

@@ -130,8 +130,8 @@ class WebhookDispatcher:
         self._nursery: trio.Nursery
         self._looked_at = self._busy_until = -math.inf
         """When the last look began, and until when there is none, whatever rings."""
-        self._behind = False
-        """Whether a subscription had more to send than the last look shows of one."""
+        self._full: set[str] = set()
+        """Subscriptions of which the last look may not have shown all that was due."""
         self._waiting: list[Delivery] = []
         """What the last look showed and there was no place for, oldest first."""
         self._begun: set[str] = set()
@@ -166,6 +166,7 @@ class WebhookDispatcher:
                 await self._pause()
                 await self._settle()
                 self._poster.tidy()
+            await self._settle()  # what ended while the last results were stored
         await self._settle()
 
     async def _watch_mailbox(self) -> None:
@@ -175,14 +176,15 @@ class WebhookDispatcher:
         self._wakeup.ring()
 
     async def _pause(self) -> None:
-        """Until it is nobody's turn but ours, for a few milliseconds at the most.
+        """Until it is nobody's turn but ours, for `LOOK_SECONDS` at the most.
 
-        A receiver that falls behind is not held up for the orders that it is to hear of.
+        A receiver that took all that was shown, and falls behind, is not held up for the orders
+        that it is to hear of; one that is slow or dead has no use for another look.
         """
         if not self._stopping:
             end = trio.current_time() + LOOK_SECONDS
             await trio.sleep_until(min(self._busy_until, end))
-            if not self._behind:
+            if self._full <= {delivery.webhook_id for delivery in self._waiting}:
                 await self._wakeup.quiet(QUIET_SECONDS, end)
 
     async def _settle(self) -> None:
@@ -227,7 +229,8 @@ class WebhookDispatcher:
         due = await self._outbox.due_deliveries(now, AHEAD)
         ended = trio.current_time()
         self._busy_until = ended + min(LOOK_SECONDS, LOOK_SHARE * (ended - self._looked_at))
-        self._behind = AHEAD in Counter(delivery.webhook_id for delivery in due).values()
+        shown = Counter(delivery.webhook_id for delivery in due)
+        self._full = {webhook_id for webhook_id, rows in shown.items() if rows >= AHEAD}
         self._waiting = [delivery for delivery in due if delivery.delivery_id not in self._begun]
         found = bool(self._waiting)
         self._begin()
