@@ -28,8 +28,8 @@ Python 3.11 makes code quicker once it has run some dozen times, and a run of ba
 orders than that."""
 WARM_SECONDS = 1.0
 """At the start of each run, and not counted: connections open."""
-FIRST_STEP, STEP = 100.0, 1.3
-"""Orders a second with which the climb to saturation begins, and by how much it goes on."""
+FIRST_STEP = 100.0
+"""Orders a second with which the climb to saturation begins."""
 LAST_STEP = 5_000.0
 """Orders a second: the generator itself is late beyond it."""
 SATURATED = 0.9
@@ -54,12 +54,16 @@ class Plan(msgspec.Struct, frozen=True):
     """Of a run of batches: so few of them come in a second."""
     step_seconds: float = 3.0
     """Of each step of the climb to saturation."""
+    step: float = 1.3
+    """By how much the climb goes on."""
     random: bool = False
     """Whether single orders come at random, not evenly. Batches never do, so that none meets
     another, nor does the climb, whose end is to depend on its rate alone."""
 
 
-QUICK = Plan(rates=(GOAL_RATE,), rounds=1, seconds=2.0, batch_seconds=3.0, step_seconds=1.5)
+QUICK = Plan(
+    rates=(GOAL_RATE,), rounds=1, seconds=1.5, batch_seconds=2.0, step_seconds=1.0, step=1.8
+)
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -252,12 +256,12 @@ def measure(plan: Plan, begin: Open, names: Sequence[Name]) -> list[Row]:
                 note(number, one.batches(plan.batch_seconds))
             with begin(name) as one:
                 one.warm_up()
-                for row in climb(one, plan.step_seconds):
+                for row in climb(one, plan.step_seconds, plan.step):
                     note(number, row)
     return rows
 
 
-def climb(session: Session, seconds: float) -> Iterator[Row]:
+def climb(session: Session, seconds: float, step: float) -> Iterator[Row]:
     """Offer more and more, until it is too much."""
     rate = FIRST_STEP
     while rate <= LAST_STEP:
@@ -265,7 +269,7 @@ def climb(session: Session, seconds: float) -> Iterator[Row]:
         yield row
         if row.saturated:
             return
-        rate *= STEP
+        rate *= step
 
 
 def ceiling() -> float:
