@@ -31,12 +31,14 @@ from ticker_actors.mailbox import Busy, Stopped
 from ticker_actors.metrics import Metrics
 from ticker_actors.model.orders import PlaceOrder
 from ticker_actors.settings import PRIMARY, Settings
-from ticker_actors.web import plain, server
+from ticker_actors.web import connection, plain
 from ticker_actors.web.app import MAX_BODY_BYTES, create_app
+from ticker_actors.web.connection import MOST_PIECES
 from ticker_actors.web.express import Express
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.problems import bad_fields
-from ticker_actors.web.server import MOST_PIECES, ServerConfig, open_listeners, serve_app
+from ticker_actors.web.server import open_listeners, serve_app
+from ticker_actors.web.server_config import ServerConfig
 
 BATCH = msgspec.json.encode({"orders": [ORDER, ORDER]})
 BATCH_ANSWER = {"batch_id": "b", "completed_at": None}
@@ -289,7 +291,7 @@ async def test_what_is_asked_comes_to_the_executor() -> None:
 
 async def test_a_body_after_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many clients send the head and the body separately: that is express too."""
-    monkeypatch.setattr(server, "BODY_SECONDS", 20.0)
+    monkeypatch.setattr(connection, "BODY_SECONDS", 20.0)
     async with serving() as service:
         whole = express()
         cut = whole.index(b"\r\n\r\n") + 4
@@ -299,7 +301,7 @@ async def test_a_body_after_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_late_body(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body that is late is waited for as with any other request, and nothing of it is lost."""
-    monkeypatch.setattr(server, "BODY_SECONDS", 0.0)
+    monkeypatch.setattr(connection, "BODY_SECONDS", 0.0)
     async with serving() as service:
         whole = express()
         for cut in (whole.index(b"\r\n\r\n") + 4, len(whole) - 10):
@@ -310,7 +312,7 @@ async def test_a_late_body(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_body_in_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes the usual way: to wait for each of them is not for here."""
-    monkeypatch.setattr(server, "BODY_SECONDS", 20.0)
+    monkeypatch.setattr(connection, "BODY_SECONDS", 20.0)
     async with serving() as service:
         whole = express()
         cut = len(whole) - MOST_PIECES - 5
@@ -322,7 +324,7 @@ async def test_a_body_in_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_a_late_body_is_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it looks like: who has been given the head waits for the body."""
-    monkeypatch.setattr(server, "BODY_SECONDS", 0.0)
+    monkeypatch.setattr(connection, "BODY_SECONDS", 0.0)
     async with serving() as service:
         inner = express()
         whole = express(body=inner)

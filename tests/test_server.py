@@ -1,7 +1,7 @@
 """The HTTP server against clients that behave badly, beside Hypercorn as shipped.
 
 Where a test runs on both, the bad behaviour of the plain server is asserted too: when such a test
-fails, upstream has mended something and `ticker_actors/web/server.py` can shrink.
+fails, upstream has mended something and what `ticker_actors/web/server.py` names can shrink.
 
 What Hypercorn 0.18 does on Trio, and the tests that say so:
 
@@ -51,16 +51,14 @@ from quart_trio import QuartTrio
 from structlog.testing import capture_logs
 
 from ticker_actors.web import server as server_module
-from ticker_actors.web.entrance import connections_that_fit
-from ticker_actors.web.server import (
+from ticker_actors.web.connection import (
     WEBSOCKET_BYTES_PER_SECOND,
-    ServerConfig,
-    UnsupportedVersionError,
     connection_of,
     did_not_read,
-    open_listeners,
-    serve_app,
 )
+from ticker_actors.web.entrance import connections_that_fit
+from ticker_actors.web.server import UnsupportedVersionError, open_listeners, serve_app
+from ticker_actors.web.server_config import ServerConfig
 
 pytestmark = pytest.mark.trio
 

@@ -26,7 +26,8 @@ from ticker_actors.web import stream as web_stream
 from ticker_actors.web.app import answer_errors
 from ticker_actors.web.doors import Doors
 from ticker_actors.web.parts import Parts
-from ticker_actors.web.server import ServerConfig, open_listeners, serve_app
+from ticker_actors.web.server import open_listeners, serve_app
+from ticker_actors.web.server_config import ServerConfig
 from ticker_actors.web.tickets import Tickets
 
 NO_LIMITS = Settings(

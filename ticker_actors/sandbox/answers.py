@@ -8,7 +8,7 @@ from quart import Response, request
 
 from ticker_actors.exchange import wire, wire_out
 from ticker_actors.model.outcomes import Refused
-from ticker_actors.web.server import connection_of
+from ticker_actors.web.connection import connection_of
 
 JSON = "application/json"
 TIMED_OUT = "Order request timed out. Please check the order book and confirm before placing again."

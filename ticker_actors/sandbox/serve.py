@@ -15,7 +15,8 @@ from ticker_actors.sandbox.desk import Desk
 from ticker_actors.sandbox.mischief import Mischief
 from ticker_actors.sandbox.options import SandboxOptions
 from ticker_actors.sandbox.postbacks import Postbacks
-from ticker_actors.web.server import ServerConfig, open_listeners, serve_app
+from ticker_actors.web.server import open_listeners, serve_app
+from ticker_actors.web.server_config import ServerConfig
 from ticker_actors.web.signals import stop_on_signal
 
 MOST_CONNECTIONS = 1_000

@@ -19,7 +19,7 @@ from ticker_actors.sandbox.answers import bad_token, too_many
 from ticker_actors.sandbox.desk import Desk
 from ticker_actors.sandbox.faults import TICKER, Faults
 from ticker_actors.sandbox.options import ACCESS_TOKEN, API_KEY
-from ticker_actors.web.server import connection_of
+from ticker_actors.web.connection import connection_of
 
 BEAT_SECONDS = 1.0
 """Between two frames of ticks, or two heartbeats where nothing is subscribed."""

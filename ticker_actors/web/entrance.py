@@ -24,7 +24,7 @@ TURNED_AWAY = (
     b"Content-Length: 0\r\nConnection: close\r\n\r\n"
 )
 
-logger = structlog.get_logger()
+_log = structlog.get_logger(__name__)
 
 
 class Entrance:
@@ -55,7 +55,7 @@ class Entrance:
                 except OSError as error:
                     if error.errno not in NO_FILES:
                         raise
-                    logger.error("no_connection_accepted", error=str(error))  # noqa: TRY400  # no trace
+                    _log.error("no_connection_accepted", error=str(error))  # no trace
                     await trio.sleep(1)
                     continue
                 if self._inside < self._most:
@@ -86,7 +86,7 @@ class Entrance:
         """Write one line for all of a second."""
         with trio.move_on_after(1):
             await self._stopping.wait()
-        logger.warning("connections_turned_away", count=self._turned_away, most=self._most)
+        _log.warning("connections_turned_away", count=self._turned_away, most=self._most)
         self._turned_away = 0
 
 

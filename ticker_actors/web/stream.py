@@ -22,10 +22,10 @@ from ticker_actors.model.events import Event, stream_message
 from ticker_actors.model.frames import text_frame
 from ticker_actors.model.stream_messages import HEARTBEAT_SECONDS, CloseCode, Resume
 from ticker_actors.web import clients, decoding, tickets
+from ticker_actors.web.connection import connection_of, did_not_read
 from ticker_actors.web.events import Sequence, events_after
 from ticker_actors.web.parts import Parts
 from ticker_actors.web.problems import Problem, bad_fields, database_away, not_found
-from ticker_actors.web.server import connection_of, did_not_read
 from ticker_actors.web.tasks import as_json
 from ticker_actors.web.tickets import Tickets
 
