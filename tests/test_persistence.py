@@ -318,6 +318,28 @@ async def test_what_is_waited_for_stirs(autojump_clock: MockClock) -> None:
         assert trio.current_time() - began == pytest.approx(12)
 
 
+async def test_who_asked_is_answered_before_clients_are_told(autojump_clock: MockClock) -> None:
+    """By way of one more task, as a client's answer comes from its lane."""
+
+    class Socket(OpenSocket):
+        def push_frames(self, frames: bytes) -> int:
+            parts.log.append("pushed")
+            return super().push_frames(frames)
+
+    async def lane() -> None:
+        await parts.commit(change("a", events=1))
+        committed.set()
+
+    for _ in range(20):  # Trio's tasks take their turns in any order
+        async with started() as parts, trio.open_nursery() as nursery:
+            await live(parts.hub, Subscription("primary", Socket()))
+            committed = trio.Event()
+            nursery.start_soon(lane)
+            await committed.wait()
+            parts.log.append("client has its answer")
+        assert parts.log == ["durable", "told", "answered a", "client has its answer", "pushed"]
+
+
 async def test_what_was_accepted_before_the_end_is_committed(autojump_clock: MockClock) -> None:
     """Stopping drains; whoever comes later is refused."""
     async with trio.open_nursery() as nursery:
