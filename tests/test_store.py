@@ -400,7 +400,13 @@ async def test_deliveries_of_one_order_go_in_sequence(store: Store) -> None:
     events = (event("a1"), event("a2"), *others, event("a3"))
     await commit(store, change(events=events))
     assert sorted(await due(store)) == ["a1", "n1", "x1"]
-    first = (await store.due_deliveries(AT, 10))[0]
+    found = await store.due_deliveries(AT, 10)
+    assert {row.event_id: row.followed for row in found} == {
+        "evt_a1": True,
+        "evt_x1": False,
+        "evt_n1": False,
+    }
+    first = found[0]
 
     async def record(delivery_id: str, attempt: int, state: Any) -> None:  # noqa: ANN401  # a word
         result = DeliveryResult(

@@ -27,6 +27,7 @@ from ticker_actors.actors.webhook_dispatcher import (
     EACH_HOST,
     LOOK_SECONDS,
     QUIET_SECONDS,
+    RESULT_SECONDS,
     WebhookDispatcher,
 )
 from ticker_actors.mailbox import running
@@ -69,6 +70,7 @@ class MemoryOutbox:
     """The outbox in memory: what the dispatcher reads, and what its results are written to."""
 
     rows: dict[str, Delivery] = field(default_factory=dict)
+    orders: dict[str, str] = field(default_factory=dict)
     next_at: dict[str, datetime] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
     stored_at: dict[str, float] = field(default_factory=dict)
@@ -76,8 +78,10 @@ class MemoryOutbox:
     look_seconds: float = 0
     looks: int = 0
 
-    def put(self, name: str, webhook: str = "w", url: str = "https://w.test/hook") -> None:
-        """A delivery that is due now."""
+    def put(
+        self, name: str, webhook: str = "w", url: str = "https://w.test/hook", order: str = ""
+    ) -> None:
+        """A delivery that is due now, of an order of its own if none is named."""
         self.rows[name] = Delivery(
             delivery_id=name,
             webhook_id=webhook,
@@ -89,7 +93,9 @@ class MemoryOutbox:
             body=f'{{"id":"evt_{name}"}}'.encode(),
             url=url,
             secret="hush",
+            followed=False,
         )
+        self.orders[name] = order or name
         self.next_at[name] = NOON
         self.states[name] = "pending"
 
@@ -103,9 +109,15 @@ class MemoryOutbox:
         await trio.sleep(self.look_seconds)
         for row in self._pending():
             if self.next_at[row.delivery_id] <= now and taken[row.webhook_id] < each:
-                taken[row.webhook_id] += 1
-                found.append(row)
+                same = [other.sequence for other in self._pending() if self._is_beside(other, row)]
+                if min(same) == row.sequence:
+                    taken[row.webhook_id] += 1
+                    found.append(msgspec.structs.replace(row, followed=len(same) > 1))
         return found
+
+    def _is_beside(self, other: Delivery, row: Delivery) -> bool:
+        key = row.webhook_id, self.orders[row.delivery_id]
+        return (other.webhook_id, self.orders[other.delivery_id]) == key
 
     async def next_delivery_at(self, after: datetime) -> datetime | None:
         await trio.lowlevel.checkpoint()
@@ -332,7 +344,7 @@ async def test_what_rings_in_a_pause_is_not_forgotten(
     outbox.commit_seconds = 1
     outbox.put("first")
     async with at_work(outbox, FakePoster(seconds=1)) as bench:
-        await trio.sleep(0.999)
+        await trio.sleep(1 + RESULT_SECONDS - 0.001)
         bench.wakeup.stir()
         await trio.sleep(0.001 + after)  # the result waits until it is quiet, then it is stored
         outbox.put("second")
@@ -449,15 +461,98 @@ async def test_a_result_at_the_stop_waits_for_no_other(
 
 
 async def test_results_are_stored_together(outbox: MemoryOutbox, autojump_clock: MockClock) -> None:
-    """What ends between two looks is one transaction; a lone result is stored soon all the same."""
+    """What ends between two looks is one transaction; no look is made for it."""
     for number in range(EACH):
         outbox.put(f"{number}")
     async with at_work(outbox, FakePoster(seconds=1)) as bench:
         await trio.sleep(1.5)
-        (stored_at,) = set(outbox.stored_at.values())
-        assert stored_at == pytest.approx(1, abs=LOOK_SECONDS)
-        changes = bench.metrics.registry.get_sample_value("ticker_commit_changes_count")
-        assert changes == 1
+        assert set(outbox.stored_at.values()) == {1 + RESULT_SECONDS}
+        assert bench.metrics.registry.get_sample_value("ticker_commit_changes_count") == 1
+        assert outbox.looks == 1
+
+
+async def test_results_do_not_wait_for_each_other(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """However soon others come, the first is stored in its time, with those that are there."""
+    async with at_work(outbox, FakePoster(seconds=1)) as bench:
+        for number in range(4):
+            outbox.put(f"{number}")
+            bench.wakeup.ring()
+            await trio.sleep(0.06)
+        await trio.sleep(2)
+    assert outbox.stored_at == pytest.approx({"0": 1.1, "1": 1.1, "2": 1.22, "3": 1.22})
+
+
+async def test_results_go_with_the_next_look(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """What is new has not to wait until they are stored, nor they for long after it."""
+    outbox.commit_seconds = 0.5
+    async with at_work(outbox) as bench:
+        await trio.sleep(1)
+        outbox.put("a")
+        bench.wakeup.ring()
+        await trio.sleep(0.05)
+        outbox.put("b")
+        bench.wakeup.ring()
+        await trio.sleep(5)
+        assert bench.times("b") == [1.05]
+        assert outbox.stored_at == pytest.approx({"a": 1.55, "b": 2.05 + QUIET_SECONDS})
+
+
+@pytest.mark.parametrize("after", [0, 0.005, 0.05, 0.2])
+async def test_the_next_of_an_order_goes_soon(
+    outbox: MemoryOutbox, autojump_clock: MockClock, after: float
+) -> None:
+    """Whether it came before the one before it went, under way, unsaved, or long ago."""
+    outbox.look_seconds = outbox.commit_seconds = 0.001
+    async with at_work(outbox, FakePoster(seconds=0.02)) as bench:
+        await trio.sleep(1)
+        outbox.put("a", order="o")
+        if not after:
+            outbox.put("b", order="o")
+        bench.wakeup.ring()
+        await trio.sleep(after)
+        if after:
+            outbox.put("b", order="o")
+            bench.wakeup.ring()
+        await trio.sleep(1)
+        (gone,) = bench.times("b")
+        assert gone == pytest.approx(1 + max(after, 0.02), abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_everything_goes_once_in_order_and_soon(
+    outbox: MemoryOutbox, autojump_clock: MockClock, seed: int
+) -> None:
+    """However deliveries, orders under way, looks, requests and transactions fall."""
+    chance = Random(seed)
+    outbox.look_seconds = chance.choice([0, 0.001, 0.004])
+    outbox.commit_seconds = chance.choice([0, 0.002, 0.01])
+    poster = FakePoster(seconds=chance.choice([0, 0.003, 0.03]))
+    came = dict[str, float]()
+    async with at_work(outbox, poster) as bench:
+        for number in range(60):
+            await trio.sleep(chance.choice([0, 0.001, 0.007, 0.05, 0.2]))
+            if chance.random() < 0.3:
+                bench.wakeup.stir()
+            for _ in range(chance.choice([1, 1, 2, 3])):
+                name = f"{len(came)}"
+                hook = f"w{chance.randrange(2)}"
+                outbox.put(name, hook, f"https://{hook}.test/", f"o{number // 3}")
+                came[name] = trio.current_time()
+            bench.wakeup.ring()
+        await trio.sleep(5)
+    assert set(outbox.states.values()) == {"succeeded"}
+    gone = {post.name: post.at for post in poster.posts}
+    assert len(poster.posts) == len(gone) == len(came)
+    last = dict[tuple[str, str], float]()
+    for name, row in outbox.rows.items():
+        key = row.webhook_id, outbox.orders[name]
+        could = max(came[name], last.get(key, -1) + poster.seconds + outbox.commit_seconds)
+        assert could <= gone[name] < could + 0.2
+        last[key] = gone[name]
 
 
 async def test_orders_go_first(outbox: MemoryOutbox, autojump_clock: MockClock) -> None:
@@ -465,7 +560,7 @@ async def test_orders_go_first(outbox: MemoryOutbox, autojump_clock: MockClock) 
     async with at_work(outbox) as bench, trio.open_nursery() as nursery:
 
         async def orders() -> None:
-            while trio.current_time() < 0.999 + 0.1:
+            while trio.current_time() < 0.999 + 0.2:
                 bench.wakeup.stir()
                 await trio.sleep(0.003)
 
@@ -478,9 +573,9 @@ async def test_orders_go_first(outbox: MemoryOutbox, autojump_clock: MockClock) 
         assert not bench.poster.posts
         await trio.sleep(0.002)
         assert bench.times("a") == [1 + LOOK_SECONDS]
-        assert not outbox.stored_at
-        await trio.sleep(LOOK_SECONDS)
-        assert outbox.stored_at["a"] == pytest.approx(1 + 2 * LOOK_SECONDS, abs=0.001)
+        await trio.sleep(1)
+        expected = 1 + LOOK_SECONDS + RESULT_SECONDS + LOOK_SECONDS
+        assert outbox.stored_at == pytest.approx({"a": expected})
 
 
 async def test_a_receiver_does_not_fall_behind_for_them(
@@ -543,7 +638,7 @@ async def test_what_is_new_goes_when_it_is_quiet(
         bench.wakeup.stir()
         await trio.sleep(1)
         assert bench.times("a") == [1 + QUIET_SECONDS]
-        assert outbox.stored_at["a"] == pytest.approx(1 + QUIET_SECONDS)
+        assert outbox.stored_at == pytest.approx({"a": 1 + QUIET_SECONDS + RESULT_SECONDS})
 
 
 async def test_stopping_while_a_result_is_stored(
@@ -556,12 +651,12 @@ async def test_stopping_while_a_result_is_stored(
         await trio.sleep(0.5)
         outbox.put("b")
         bench.wakeup.ring()
-    assert trio.current_time() == pytest.approx(1)
+    assert trio.current_time() == pytest.approx(RESULT_SECONDS + 1)
     assert outbox.states == {"a": "succeeded", "b": "pending"}
 
 
 @pytest.mark.parametrize(
-    "length, most", [(0.001, 1 / 0.005), (0.002, 1 / 0.01), (0.01, 1 / (0.01 + LOOK_SECONDS))]
+    "length, most", [(0.001, 1 / 0.006), (0.002, 1 / 0.01), (0.01, 1 / (0.01 + LOOK_SECONDS))]
 )
 async def test_the_longer_a_look_takes_the_fewer_there_are(
     outbox: MemoryOutbox, autojump_clock: MockClock, length: float, most: float

@@ -45,8 +45,10 @@ LOOK_SHARE = 4
 """A look is followed by a pause of so many times its length: a lone delivery goes soon, and under
 load many go together."""
 LOOK_SECONDS = 0.02
-"""The most that a look waits for either: what is new and what has ended then is one look, and one
-transaction."""
+"""The most that a look waits for either."""
+RESULT_SECONDS = 0.1
+"""For which a result may wait to be stored after the next look, if nothing waits for it. A process
+that dies first sends it again."""
 SHORTEST_SLEEP = 0.001
 """Seconds: the resolution of stored times."""
 
@@ -132,6 +134,12 @@ class WebhookDispatcher:
         """When the last look began, and until when there is none, whatever rings."""
         self._full: set[str] = set()
         """Subscriptions of which the last look may not have shown all that was due."""
+        self._followed: set[str] = set()
+        """Deliveries of the last look behind which more of their order wait."""
+        self._behind = False
+        """Whether something has come to its end that kept the last look from showing more."""
+        self._settle_at = math.inf
+        """When what has ended is to be stored at the latest."""
         self._waiting: list[Delivery] = []
         """What the last look showed and there was no place for, oldest first."""
         self._begun: set[str] = set()
@@ -154,17 +162,13 @@ class WebhookDispatcher:
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._watch_mailbox)
             task_status.started()
-            woke = True
+            look = True
             while not self._stopping:
-                rang = self._wakeup.heed() or woke
-                now = self._clock.now()
-                found = await self._look(now)
-                passed = self._next_at is not None and self._next_at <= now
-                if passed or (rang and not found):  # for nothing: the wall clock may be set back
-                    self._next_at = await self._outbox.next_delivery_at(now)
-                woke = await self._sleep()
-                await self._pause()
+                if look:
+                    await self._look()
                 await self._settle()
+                look = await self._sleep()
+                await self._pause()
                 self._poster.tidy()
             await self._settle()  # what ended while the last results were stored
         await self._settle()
@@ -190,12 +194,13 @@ class WebhookDispatcher:
     async def _settle(self) -> None:
         """Store what has come of deliveries, of all accounts together.
 
-        They are forgotten only here, before the next look: a look that began earlier may still show
-        one as pending whose result was stored since, and it must not go out again.
+        They are forgotten only here, never during a look: that may still show one as pending whose
+        result was stored since, and it must not go out again.
         """
         if not self._finished:
             return
         finished, self._finished = self._finished, []
+        self._settle_at = math.inf
         accounts = {delivery.account_id for delivery, _ in finished}
         async with trio.open_nursery() as nursery:
             for account_id in accounts:
@@ -221,20 +226,31 @@ class WebhookDispatcher:
                 await self._store([one])
         # else it is not forgotten: it would go again without end
 
-    async def _look(self, now: datetime) -> bool:
-        """Read what is due, and begin what has a place; whether there was anything new."""
+    async def _look(self) -> None:
+        """Read what is due, and begin what has a place."""
+        if self._behind:
+            await self._settle()
+        rang = self._wakeup.heed()
         self._waiting.clear()  # what an older look has shown may not be so any more
-        self._looked_at = trio.current_time()
+        now, self._looked_at = self._clock.now(), trio.current_time()
         # Those begun are read as well: of as many as are read, enough are new.
         due = await self._outbox.due_deliveries(now, AHEAD)
         ended = trio.current_time()
         self._busy_until = ended + min(LOOK_SECONDS, LOOK_SHARE * (ended - self._looked_at))
         shown = Counter(delivery.webhook_id for delivery in due)
         self._full = {webhook_id for webhook_id, rows in shown.items() if rows >= AHEAD}
+        self._followed = {delivery.delivery_id for delivery in due if delivery.followed}
+        self._behind = any(self._hides(delivery) for delivery, _ in self._finished)
         self._waiting = [delivery for delivery in due if delivery.delivery_id not in self._begun]
         found = bool(self._waiting)
         self._begin()
-        return found
+        passed = self._next_at is not None and self._next_at <= now
+        if passed or (rang and not found):  # for nothing: the wall clock may be set back
+            self._next_at = await self._outbox.next_delivery_at(now)
+
+    def _hides(self, delivery: Delivery) -> bool:
+        """Whether the table may show more once this one's result is stored."""
+        return delivery.webhook_id in self._full or delivery.delivery_id in self._followed
 
     def _begin(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -246,7 +262,7 @@ class WebhookDispatcher:
                 self._waiting.append(delivery)
 
     async def _sleep(self) -> bool:
-        """Until the next is due, or something happens; False when that is a delivery's result.
+        """Until there is something to look for, or (False) only results to store.
 
         All that was due is under way or waits for one that is, so only what is due later counts. It
         is known once it was asked for: only our own results put it off.
@@ -255,11 +271,12 @@ class WebhookDispatcher:
         if self._next_at is not None:
             until = (self._next_at - self._clock.now()).total_seconds()
             seconds = min(max(until, SHORTEST_SLEEP), LONGEST_SLEEP)
-        with trio.move_on_after(seconds) as self._sleeping:
-            if not self._finished:
+        end = trio.current_time() + seconds
+        with trio.move_on_at(min(end, self._settle_at)) as self._sleeping:
+            if not self._behind:
                 await self._wakeup.wait()
                 return True
-        return not self._finished
+        return self._behind or end <= self._settle_at
 
     async def _deliver(self, delivery: Delivery) -> None:
         started_at, began = self._clock.now(), trio.current_time()
@@ -267,11 +284,17 @@ class WebhookDispatcher:
         result = self._judge(delivery, answer, started_at, trio.current_time() - began)
         self._places.free(delivery)
         self._finished.append((delivery, result))
-        self._sleeping.cancel()
         if self._stopping:  # nobody looks any more, and the others may take long to end
             await self._settle()
-        elif trio.current_time() - self._looked_at < FRESH_SECONDS:
+            return
+        now = trio.current_time()
+        if fresh := now - self._looked_at < FRESH_SECONDS:
             self._begin()
+        if self._hides(delivery) or (self._waiting and not fresh):
+            self._behind = True
+            self._sleeping.cancel()
+        self._settle_at = min(self._settle_at, now + RESULT_SECONDS)
+        self._sleeping.deadline = min(self._sleeping.deadline, self._settle_at)
 
     def _judge(
         self, delivery: Delivery, answer: Answer, started_at: datetime, seconds: float

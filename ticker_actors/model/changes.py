@@ -151,3 +151,5 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     url: str
     secret: str | None
+    followed: bool
+    """Whether more of its order wait behind it."""

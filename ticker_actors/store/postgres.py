@@ -478,7 +478,10 @@ class PostgresStore(Store):
             Delivery,
             "SELECT d.*, w.url, w.secret FROM webhooks w CROSS JOIN LATERAL ("
             "SELECT c.delivery_id, c.webhook_id, c.account_id, c.event_id, c.event, c.sequence, "
-            "c.attempts, convert_to(c.body, 'UTF8') AS body, c.next_at FROM webhook_deliveries c "
+            "c.attempts, convert_to(c.body, 'UTF8') AS body, c.next_at, "
+            "EXISTS (SELECT 1 FROM webhook_deliveries f WHERE f.state = 'pending' "
+            "AND f.webhook_id = c.webhook_id AND f.order_key = c.order_key "
+            "AND f.sequence > c.sequence) AS followed FROM webhook_deliveries c "
             "WHERE c.webhook_id = w.webhook_id AND c.state = 'pending' AND c.next_at <= $1 "
             "AND NOT EXISTS (SELECT 1 FROM webhook_deliveries e WHERE e.state = 'pending' "
             "AND e.webhook_id = c.webhook_id AND e.order_key = c.order_key "

@@ -193,7 +193,10 @@ class SqliteStore(Store):
         """
         return await self._all(
             Delivery,
-            "SELECT d.*, w.url, w.secret FROM webhooks w CROSS JOIN webhook_deliveries d "
+            "SELECT d.*, w.url, w.secret, EXISTS (SELECT 1 FROM webhook_deliveries f "
+            "WHERE f.state = 'pending' AND f.webhook_id = d.webhook_id "
+            "AND f.order_key = d.order_key AND f.sequence > d.sequence) AS followed "
+            "FROM webhooks w CROSS JOIN webhook_deliveries d "
             "ON d.delivery_id IN (SELECT c.delivery_id FROM webhook_deliveries c "
             "WHERE c.webhook_id = w.webhook_id AND c.state = 'pending' AND c.next_at <= $1 "
             "AND NOT EXISTS (SELECT 1 FROM webhook_deliveries e WHERE e.state = 'pending' "
