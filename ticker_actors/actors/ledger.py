@@ -7,7 +7,7 @@ the draft of one transaction and writes down what it changed. The lane commits t
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -16,17 +16,18 @@ import msgspec
 
 from ticker_actors.actors.admission import Admission
 from ticker_actors.actors.draft import Draft
+from ticker_actors.actors.goal_queues import GoalQueues
+from ticker_actors.actors.lost_replies import LostReplies
 from ticker_actors.actors.order_view import OrderViews
 from ticker_actors.model import batches as saga
-from ticker_actors.model import goals, ids, saved, tags
-from ticker_actors.model.absence import AbsenceWatch
+from ticker_actors.model import ids, saved, tags
 from ticker_actors.model.accounts import AccountState, Standing
 from ticker_actors.model.batches import Batch, Leg
 from ticker_actors.model.calendar import Moment, day_end, end_of, trading_day
 from ticker_actors.model.changes import Attempt, Recovered
 from ticker_actors.model.events import Scribe
+from ticker_actors.model.goals import verdict
 from ticker_actors.model.limits import MOST_MODIFICATIONS, Limits
-from ticker_actors.model.order_keys import Keys, order_key
 from ticker_actors.model.orders import (
     KIND,
     REGISTERED,
@@ -93,14 +94,9 @@ class Ledger:
     """Place tasks that may be sent, in order."""
     _arriving: dict[str, OrderTask] = field(default_factory=dict)
     """Place tasks that are being stored: they count already, or two at once would pass as one."""
-    _goals: dict[str, list[str]] = field(default_factory=dict)
-    """Unfinished cancel and modify tasks of an order, in order."""
     _intents: dict[str, str] = field(default_factory=dict)
     _timers: list[tuple[datetime, str]] = field(default_factory=list)
     """When to look at a task or batch again; stale entries do no harm."""
-    _watches: dict[str, AbsenceWatch] = field(default_factory=dict)
-    _absent: set[str] = field(default_factory=set)
-    """Tasks whose watch has its proof, until `turn` has drawn the conclusion."""
     _interrupted: deque[str] = field(default_factory=deque)
     """Tasks that a dead process had sent, or that another program has saved, until `resume`."""
     _unjudged: deque[str] = field(default_factory=deque)
@@ -119,11 +115,15 @@ class Ledger:
     """Process seconds of the last read that was to give every row."""
     _foreign: set[str] = field(default_factory=set)
     """Orders with our tag that no task of ours explains."""
+    lost: LostReplies = field(init=False)
+    goals: GoalQueues = field(init=False)
     views: OrderViews = field(init=False)
     scribe: Scribe = field(init=False)
     admission: Admission = field(init=False)
 
     def __post_init__(self) -> None:
+        self.lost = LostReplies(self.horizon)
+        self.goals = GoalQueues(self.tasks)
         self.views = OrderViews(self.installation)
         self.scribe = Scribe(lambda at: ids.event_id(at, self.chance))
         self.admission = Admission(self.limits)
@@ -152,7 +152,7 @@ class Ledger:
                 self._interrupted.append(task.task_id)
             else:
                 self._schedule(task, now)
-        self._unjudged.extend(self._goals)
+        self._unjudged.extend(self.goals)
 
     def resume(self, draft: Draft, now: Moment) -> bool:
         """One more piece of the recovery; False when there was nothing left.
@@ -220,7 +220,8 @@ class Ledger:
         self._write(draft, task)
         if task.finished:
             return  # cancelled while it was being stored
-        self._supersede(draft, task, now)
+        for older in self.goals.superseded(task):
+            self.change(draft, older.task_id, Superseded(now.at), now)
         self._judge(draft, task.order_id or "", now)
         if not self.tasks[task.task_id].finished:
             self._schedule(self.tasks[task.task_id], now)
@@ -354,14 +355,15 @@ class Ledger:
         self.log_in(draft, now)
         if valid:
             known, whole = self.views.knows_any(day, began.mono), not book.repeated
-            for task_id, watch in self._watches.items():
-                if watch.observe(began=began.mono, day=day, orders_known=known, whole=whole):
-                    self._absent.add(task_id)
-                    self._look_at(now.at, task_id)
+            for task_id in self.lost.observe(
+                began=began.mono, day=day, orders_known=known, whole=whole
+            ):
+                self._look_at(now.at, task_id)
             if self.admission.note_read():
                 draft.touched.update(dict.fromkeys(self.batches))
-            self.views.release(self.tasks, self._goals, began.mono)
-        self._ask_again(draft, None if valid else present, began, now)
+            self.views.release(self.tasks, self.goals, began.mono)
+        for task in self.goals.undone(None if valid else present, began.at, now.at):
+            self.change(draft, task.task_id, GoalOpen(now.at), now)
         self.advance(draft, now)
         return valid
 
@@ -376,8 +378,7 @@ class Ledger:
         wanted = self._recount
         if not wanted and began.mono >= self._recounted + RECOUNT_SECONDS:
             known = self.views.knows_any(trading_day(began.at), began.mono)
-            watches = self._watches.values()
-            wanted = any(watch.wants(began.mono, orders_known=known) for watch in watches)
+            wanted = self.lost.want_whole(began.mono, orders_known=known)
         if wanted:
             self._recount, self._recounted = False, began.mono
         return wanted
@@ -407,7 +408,7 @@ class Ledger:
         due = min(self._timers[0][0] if self._timers else tomorrow, tomorrow)
         seconds = max(0.0, (due - now.at).total_seconds())
         place = self._next_place(now)
-        for task in (*self._sendable_goals(now), *([place] if place else ())):
+        for task in (*self.goals.sendable(now), *([place] if place else ())):
             seconds = min(seconds, self.admission.wait(task, now))
         return seconds
 
@@ -421,7 +422,7 @@ class Ledger:
             batch = self.batches.get(name)
             if batch is not None and self.admission.gate_open:
                 self._step(draft, batch, now)
-        for task in tuple(self._sendable_goals(now)):
+        for task in tuple(self.goals.sendable(now)):
             if self._overmodified(task):
                 self.change(draft, task.task_id, Overmodified(now.at), now)
             elif self.admission.wait(task, now) <= 0:
@@ -491,18 +492,6 @@ class Ledger:
         draft.endings.append(self.scribe.account_status(self.account_id, state, message, now.at))
 
     # What the lane's reader wants to know
-
-    def resolving(self) -> bool:
-        """Whether an unknown place call waits for the book."""
-        return bool(self._watches)
-
-    def goals_resolving(self) -> bool:
-        """Whether a cancel or modify waits for its order to show it."""
-        return any(
-            self.tasks[task_id].phase is Phase.RESOLVING
-            for queue in self._goals.values()
-            for task_id in queue
-        )
 
     def legs(self, batch: Batch) -> list[Leg]:
         """The batch's legs as they stand."""
@@ -610,7 +599,7 @@ class Ledger:
         if task.operation == "place_order":
             self._intents[task.intent] = task.task_id
         elif not task.finished:
-            self._goals.setdefault(task.order_id or "", []).append(task.task_id)
+            self.goals.add(task)
 
     def _release(self, task: OrderTask) -> None:
         name = task.task_id
@@ -624,8 +613,7 @@ class Ledger:
         """Put the task where its phase wants it: the queue, a timer, a watch."""
         name, place = task.task_id, task.operation == "place_order"
         self._queue.pop(name, None)
-        self._watches.pop(name, None)
-        self._absent.discard(name)
+        self.lost.settle(name)
         match task.phase:
             case Phase.QUEUED:
                 if place:
@@ -637,14 +625,10 @@ class Ledger:
             case Phase.RESOLVING:
                 day = task.trading_day or self._day
                 if place:
-                    self._watches[name] = AbsenceWatch(now.mono, day, self.horizon)
+                    self.lost.watch(name, since=now.mono, day=day)
                 self._look_at(end_of(self._told_until(task)), name)
             case Phase.DONE | Phase.DEAD if not place:
-                queue = self._goals.get(task.order_id or "", [])
-                if name in queue:
-                    queue.remove(name)
-                if not queue:
-                    self._goals.pop(task.order_id or "", None)
+                self.goals.remove(task)
             case _:
                 pass
 
@@ -654,7 +638,7 @@ class Ledger:
 
     def _due(self, draft: Draft, task: OrderTask, now: Moment) -> None:
         if task.phase is Phase.RESOLVING:
-            if task.task_id in self._absent:
+            if self.lost.proved_absent(task.task_id):
                 self.change(draft, task.task_id, AbsenceProved(now.at), now)
             elif self._told_until(task) < trading_day(now.at):
                 # The book of that day is gone, and with it what it could have told.
@@ -684,18 +668,6 @@ class Ledger:
             return None  # some of the queue may have expired: `turn` comes first
         queued = (self.tasks[task_id] for task_id in self._queue)
         return next((task for task in queued if not self.admission.forbids(task)), None)
-
-    def _sendable_goals(self, now: Moment) -> Iterator[OrderTask]:
-        """Cancels and modifies that may go out: one an order at a time, cancels first."""
-        for queue in self._goals.values():
-            waiting = [self.tasks[task_id] for task_id in queue]
-            if any(task.phase is Phase.SENT for task in waiting):
-                continue
-            cancels = [task for task in waiting if task.operation == "cancel_order"]
-            task = (cancels or waiting)[0]
-            due = task.next_attempt_at is None or task.next_attempt_at <= now.at
-            if task.phase in {Phase.QUEUED, Phase.WAITING} and due:
-                yield task
 
     def _admit(self, draft: Draft, task: OrderTask, now: Moment) -> None:
         sent = self._send(draft, task, now)
@@ -731,46 +703,16 @@ class Ledger:
         if view is None:
             return
         modifying = False
-        for task_id in tuple(self._goals.get(order_id, ())):
-            task = self.tasks[task_id]
-            if task_id in self._interrupted:
+        for task in self.goals.of(order_id):
+            if task.task_id in self._interrupted:
                 continue  # not looked at yet: `resume` does, and judges it then
             if task.operation == "modify_order" and modifying:
                 continue  # an earlier one must come to its end first
-            event = goals.verdict(task, view.order, now.at)
+            event = verdict(task, view.order, now.at)
             if event is not None:
-                self.change(draft, task_id, event, now)
+                self.change(draft, task.task_id, event, now)
             elif task.operation == "modify_order":
                 modifying = True
-
-    def _ask_again(self, draft: Draft, shown: Keys | None, began: Moment, now: Moment) -> None:
-        """Cancels and modifies that a read, begun after their answer, shows undone go out again.
-
-        `shown`: the keys of the only orders of which the read says anything; None when it is a
-        valid one.
-        """
-        for task_id in [name for queue in self._goals.values() for name in queue]:
-            task = self.tasks[task_id]
-            if (
-                task.phase is Phase.RESOLVING
-                and task.updated_at < began.at
-                and (task.next_attempt_at is None or task.next_attempt_at <= now.at)
-                and (shown is None or order_key(task.order_id or "") in shown)
-            ):
-                self.change(draft, task_id, GoalOpen(now.at), now)
-
-    def _supersede(self, draft: Draft, newer: OrderTask, now: Moment) -> None:
-        """A later modification of an order takes the place of one that has not been sent."""
-        if newer.operation != "modify_order":
-            return
-        for task_id in tuple(self._goals.get(newer.order_id or "", ())):
-            older = self.tasks[task_id]
-            if (
-                task_id != newer.task_id
-                and older.operation == "modify_order"
-                and older.phase in {Phase.QUEUED, Phase.WAITING}
-            ):
-                self.change(draft, task_id, Superseded(now.at), now)
 
     def _follow_with_cancel(self, draft: Draft, task: OrderTask, now: Moment) -> None:
         """The order of a task that nobody wants any more is known now: cancel it."""
