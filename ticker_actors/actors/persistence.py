@@ -51,6 +51,10 @@ class Wakeup:
         self._event = trio.Event()
         self._stirred_at = -math.inf
 
+    def rings(self) -> bool:
+        """Whether it has rung since it was heeded."""
+        return self._event.is_set()
+
     def ring(self) -> None:
         """Wake the sleeper."""
         self._event.set()
@@ -59,12 +63,10 @@ class Wakeup:
         """Something goes on, and more may follow."""
         self._stirred_at = trio.current_time()
 
-    def heed(self) -> bool:
-        """Whether it has rung since the last time. Whatever it has rung for is seen to now."""
-        rang = self._event.is_set()
-        if rang:
+    def heed(self) -> None:
+        """Whatever it has rung for is seen to now."""
+        if self._event.is_set():
             self._event = trio.Event()
-        return rang
 
     async def wait(self) -> None:
         """Sleep until it rings, or has rung since it was heeded."""
@@ -146,8 +148,8 @@ class PersistenceActor:
 
     async def _commit(self, group: list[_Asked]) -> None:
         began = self._began = trio.current_time()
-        urgent = not all(message.news for message, _ in group)
-        if urgent:  # news are the end of something, not a step on its way
+        stirs = any(_is_a_step(message) for message, _ in group)
+        if stirs:
             self._outbox.stir()
         answers = await self._store.commit(
             [message.change for message, _ in group], self._clock.now()
@@ -165,10 +167,15 @@ class PersistenceActor:
             for event in events:
                 self._metrics.events(event.event).inc()
             await self._hub.publish(tuple(events))
-        if urgent:
+        if stirs:
             self._outbox.stir()
         if deliveries:
             self._outbox.ring()
         for (message, reply), answer in zip(group, answers, strict=True):
             self._metrics.stage("commit").observe(ended - message.asked_at)
             reply(answer)
+
+
+def _is_a_step(message: Commit) -> bool:
+    """Whether more may follow soon: news are the end of something, and so are webhooks' results."""
+    return not message.news and not message.change.deliveries

@@ -40,7 +40,7 @@ from ticker_actors.model.orders import OrderView
 from ticker_actors.model.stream_messages import CloseCode
 
 MAILBOX_SIZE = 100
-"""Groups of events; persistence waits for room, which the hub always makes at once."""
+"""Groups of events; persistence waits for room, which the hub makes within two turns."""
 MOST_TOGETHER = 100
 """Events that have come together are told together: a socket takes ten frames for little more than
 the price of one. A commit has at most about as many."""
@@ -49,8 +49,8 @@ PIECE_BYTES = 32 * 1024
 PUSHES_A_TURN = 128
 """Some 1.5 ms; then other tasks have their turn, which costs as much as five pushes."""
 ANSWER_TURNS = 2
-"""Of the scheduler, from a commit to the answer of who waits for it, by way of the lane. It goes
-first: who asked acts on it, and who listens has it a moment later."""
+"""Of the scheduler, from a commit to the answer of who waits for it, by way of the lane. Mostly it
+goes first: who asked acts on it, and who listens has it a moment later."""
 
 
 @dataclass(slots=True)
@@ -129,7 +129,7 @@ class StreamHub:
         task_status.started()
         async for message, reply in self._mailbox:
             events: list[Event] = []
-            if isinstance(message, Publish):
+            if isinstance(message, Publish) and any(a.live for a in self._accounts.values()):
                 for _ in range(ANSWER_TURNS):
                     await trio.lowlevel.checkpoint()
             while isinstance(message, Publish):

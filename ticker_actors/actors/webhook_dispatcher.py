@@ -45,10 +45,10 @@ LOOK_SHARE = 4
 """A look is followed by a pause of so many times its length: a lone delivery goes soon, and under
 load many go together."""
 LOOK_SECONDS = 0.02
-"""The most that a look waits for either."""
+"""The most that a look, or a result that waits for none any more, is kept waiting by either."""
 RESULT_SECONDS = 0.1
-"""For which a result may wait to be stored after the next look, if nothing waits for it. A process
-that dies first sends it again."""
+"""How long a result may wait for the next look, after which it is stored, if it hides nothing from
+that. A process that dies first sends the delivery again."""
 SHORTEST_SLEEP = 0.001
 """Seconds: the resolution of stored times."""
 
@@ -134,12 +134,12 @@ class WebhookDispatcher:
         """When the last look began, and until when there is none, whatever rings."""
         self._full: set[str] = set()
         """Subscriptions of which the last look may not have shown all that was due."""
-        self._followed: set[str] = set()
-        """Deliveries of the last look behind which more of their order wait."""
+        self._alone: set[str] = set()
+        """Deliveries of the last look behind which no other of their order waits."""
         self._behind = False
-        """Whether something has come to its end that kept the last look from showing more."""
+        """Whether another look may show more, now that something has come to its end."""
         self._settle_at = math.inf
-        """When what has ended is to be stored at the latest."""
+        """Until when what has ended may wait to be stored."""
         self._waiting: list[Delivery] = []
         """What the last look showed and there was no place for, oldest first."""
         self._begun: set[str] = set()
@@ -162,12 +162,11 @@ class WebhookDispatcher:
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._watch_mailbox)
             task_status.started()
-            look = True
             while not self._stopping:
-                if look:
+                if self._wakeup.rings() or self._behind or self._is_time():
                     await self._look()
                 await self._settle()
-                look = await self._sleep()
+                await self._sleep()
                 await self._pause()
                 self._poster.tidy()
             await self._settle()  # what ended while the last results were stored
@@ -230,7 +229,7 @@ class WebhookDispatcher:
         """Read what is due, and begin what has a place."""
         if self._behind:
             await self._settle()
-        rang = self._wakeup.heed()
+        self._wakeup.heed()
         self._waiting.clear()  # what an older look has shown may not be so any more
         now, self._looked_at = self._clock.now(), trio.current_time()
         # Those begun are read as well: of as many as are read, enough are new.
@@ -239,18 +238,25 @@ class WebhookDispatcher:
         self._busy_until = ended + min(LOOK_SECONDS, LOOK_SHARE * (ended - self._looked_at))
         shown = Counter(delivery.webhook_id for delivery in due)
         self._full = {webhook_id for webhook_id, rows in shown.items() if rows >= AHEAD}
-        self._followed = {delivery.delivery_id for delivery in due if delivery.followed}
+        self._alone = {delivery.delivery_id for delivery in due if not delivery.followed}
         self._behind = any(self._hides(delivery) for delivery, _ in self._finished)
         self._waiting = [delivery for delivery in due if delivery.delivery_id not in self._begun]
         found = bool(self._waiting)
         self._begin()
-        passed = self._next_at is not None and self._next_at <= now
-        if passed or (rang and not found):  # for nothing: the wall clock may be set back
+        if self._has_passed(now) or not found:  # for nothing: the wall clock may be set back
             self._next_at = await self._outbox.next_delivery_at(now)
+
+    def _is_time(self) -> bool:
+        """Whether to look, though nothing rang."""
+        look_at = self._looked_at + LONGEST_SLEEP
+        return look_at <= trio.current_time() or self._has_passed(self._clock.now())
+
+    def _has_passed(self, now: datetime) -> bool:
+        return self._next_at is not None and self._next_at <= now
 
     def _hides(self, delivery: Delivery) -> bool:
         """Whether the table may show more once this one's result is stored."""
-        return delivery.webhook_id in self._full or delivery.delivery_id in self._followed
+        return delivery.webhook_id in self._full or delivery.delivery_id not in self._alone
 
     def _begin(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -261,22 +267,19 @@ class WebhookDispatcher:
             else:
                 self._waiting.append(delivery)
 
-    async def _sleep(self) -> bool:
-        """Until there is something to look for, or (False) only results to store.
+    async def _sleep(self) -> None:
+        """Until something happens, the next is due, or what has ended is to be stored.
 
-        All that was due is under way or waits for one that is, so only what is due later counts. It
-        is known once it was asked for: only our own results put it off.
+        All that was due is under way, has ended, or waits for one of these, so only what is due
+        later counts. It is known once it was asked for: only our own results put it off.
         """
-        seconds = LONGEST_SLEEP
+        end = min(self._looked_at + LONGEST_SLEEP, self._settle_at)
         if self._next_at is not None:
             until = (self._next_at - self._clock.now()).total_seconds()
-            seconds = min(max(until, SHORTEST_SLEEP), LONGEST_SLEEP)
-        end = trio.current_time() + seconds
-        with trio.move_on_at(min(end, self._settle_at)) as self._sleeping:
-            if not self._behind:
+            end = min(end, trio.current_time() + max(until, SHORTEST_SLEEP))
+        with trio.move_on_at(end) as self._sleeping:
+            if not (self._behind or self._stopping):
                 await self._wakeup.wait()
-                return True
-        return self._behind or end <= self._settle_at
 
     async def _deliver(self, delivery: Delivery) -> None:
         started_at, began = self._clock.now(), trio.current_time()

@@ -35,7 +35,7 @@ NO_SUCH_ADDRESS = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 class UnsupportedVersionError(Exception):
-    """A library is not of the version that this module was written against."""
+    """A library is not of the version that the server was written against."""
 
 
 def harden(app: QuartTrio) -> None:
