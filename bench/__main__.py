@@ -28,6 +28,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--quick", action="store_true", help="everything in under 3 minutes")
     found.add_argument("--rounds", type=int, help="of the orders part")
     found.add_argument(
+        "--goals", action="store_true", help="orders: only what the goals compare at 50/s"
+    )
+    found.add_argument(
         "--random", action="store_true", help="orders: orders come at random, not evenly"
     )
     found.add_argument("--target", metavar="URL", help="orders: measure this service alone")
@@ -42,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 def arguments(part: str, given: argparse.Namespace) -> dict[str, Any]:
     """What a part's `main` takes."""
     names = {
-        "orders": ["quick", "rounds", "random", "target", "broker_port"],
+        "orders": ["quick", "rounds", "goals", "random", "target", "broker_port"],
         "soak": ["minutes", "sqlite"],
         "plots": [],
     }

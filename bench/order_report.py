@@ -125,12 +125,13 @@ def other_table(found: Found) -> Iterator[str]:
     """Saturation and batches, medians of all rounds."""
     yield f"| system | orders/s at saturation | a batch of {LEGS}, p50 / p99 |"
     yield "|---|---|---|"
-    for system in dict.fromkeys(row.system for row in found.rows if row.kind == "climb"):
-        most = statistics.median(found.saturation(system).values())
+    for system in dict.fromkeys(row.system for row in found.rows if row.kind == "batch"):
+        most = found.saturation(system).values()
+        shown = f"{statistics.median(most):.0f}" if most else "–"
         p50, p99 = (
             statistics.median(found.batch(system, name).values()) for name in ("p50", "p99")
         )
-        yield f"| {TITLES[system]} | {most:.0f} | {p50:.1f} / {p99:.1f} ms |"
+        yield f"| {TITLES[system]} | {shown} | {p50:.1f} / {p99:.1f} ms |"
 
 
 def goal_table(goals: Iterable[Goal]) -> Iterator[str]:

@@ -27,21 +27,21 @@ def fresh(name: Name, *, server: Server) -> Iterator[Session]:
         yield Session(running)
 
 
-def main(
+def main(  # noqa: PLR0913  # the command line's
     *,
     quick: bool = False,
     rounds: int | None = None,
+    goals: bool = False,
     random: bool = False,
     target: str | None = None,
     broker_port: int = 8091,
 ) -> None:
-    """Measure, print and keep.
+    """Measure, print and keep. `goals`: only what these compare, but for saturation.
 
     `target` is the URL of a service that somebody started with `KITE_ROOT_URL` at `broker_port` of
     loopback: it is measured alone.
     """
-    plan = QUICK if quick else Plan()
-    plan = msgspec.structs.replace(plan, rounds=rounds or plan.rounds, random=random)
+    plan = planned(QUICK if quick else Plan(), rounds=rounds, goals=goals, random=random)
     server = Server()
     try:
         known, most = conditions(server), ceiling()
@@ -56,21 +56,31 @@ def main(
     finally:
         server.close()
     found = Found(rows)
-    goals = [] if target is not None else list(found.goals())
-    print(
-        f"\nMilliseconds from when an order was due, p50 / p99, medians of {plan.rounds} rounds\n"
-    )
+    compared = [] if target is not None else [goal for goal in found.goals() if goal.ratios]
+    print("\nMilliseconds from when an order was due, p50 / p99, medians of all rounds\n")
     print(*stage_table(found), "", *other_table(found), sep="\n")
-    if goals:
-        print("", *goal_table(goals), sep="\n")
+    if compared:
+        print("", *goal_table(compared), sep="\n")
+    name = ("orders" if target is None else "target") + ("-goals" if goals else "")
     keep(
-        ("orders" if target is None else "target") + ("-random" if random else ""),
+        name + ("-random" if random else ""),
         {
             "conditions": {**known, "broker orders a second": round(most)},
             "plan": plan,
             "rows": rows,
-            "goals": [{**goal._asdict(), "median": goal.ratio, "met": goal.met} for goal in goals],
+            "goals": [
+                {**goal._asdict(), "median": goal.ratio, "met": goal.met} for goal in compared
+            ],
         },
+    )
+
+
+def planned(plan: Plan, *, rounds: int | None, goals: bool, random: bool) -> Plan:
+    """A plan with what was asked for on the command line."""
+    whole = plan.rounds if rounds is None else rounds
+    of_goals = plan.goal_rounds if rounds is None else rounds
+    return msgspec.structs.replace(
+        plan, rounds=0 if goals else whole, goal_rounds=of_goals, random=random
     )
 
 

@@ -1,13 +1,18 @@
 """What the benchmarks rest on: percentiles, schedules and slopes."""
 
+from collections import Counter
+from contextlib import nullcontext
 from itertools import pairwise
 from statistics import mean, stdev
+from typing import Any, cast
 
 import pytest
 
 from bench.broker import FIRST_ORDER_ID, frame, number_in
 from bench.load import order, schedule
-from bench.order_report import Goal
+from bench.order_report import Found, Goal
+from bench.order_runs import LEGS, Plan, Row, Session, measure
+from bench.orders import planned
 from bench.percentiles import curve, percentile, slope, summary
 from ticker_actors.model.orders import conflicts
 
@@ -88,3 +93,80 @@ def test_a_goal_is_judged_by_the_median_of_all_rounds(
     """Neither the best round nor the worst decides."""
     bound = {"≤": 0.8, "≥": 2.5}[sign]
     assert Goal("any", "ours-sqlite", sign, bound, ratios).met is met  # type: ignore[arg-type]  # one of both
+
+
+class OneOfEach:
+    """A session that measures nothing."""
+
+    def __init__(self, name: Any) -> None:  # noqa: ANN401  # a system's name
+        self.name = name
+
+    def warm_up(self, legs: int = 0) -> None:
+        """Nothing is cold here."""
+        assert legs in {0, LEGS}
+
+    def orders(self, mode: Any, rate: float, seconds: float, seed: int | None) -> Row:  # noqa: ANN401  # a mode
+        """A run."""
+        assert (seconds, seed) == (4.0, None)
+        return self._row("orders", mode, rate)
+
+    def batches(self, seconds: float) -> Row:
+        """A run."""
+        assert seconds == 12
+        return self._row("batch", "answered", 2)
+
+    def climb(self, rate: float, seconds: float) -> Row:
+        """A step of the climb; the first is too much."""
+        assert seconds == 3
+        return self._row("climb", "durable", rate, delivered=rate / 2)
+
+    def _row(self, kind: Any, mode: Any, rate: float, delivered: float = 1e6) -> Row:  # noqa: ANN401  # words
+        return Row(
+            system=self.name,
+            kind=kind,
+            mode=mode,
+            rate=rate,
+            stages={},
+            offered=1,
+            failed=0,
+            refused="",
+            delivered=delivered,
+            cpu_ms=1,
+            busy=0,
+            changes_a_commit=None,
+        )
+
+
+def counted(plan: Plan) -> Counter[tuple[str, str, float]]:
+    """How many runs of each kind a plan makes."""
+    names = ["ours-sqlite", "fastapi", "floor"]
+    rows = measure(
+        plan,
+        lambda name: nullcontext(cast("Session", OneOfEach(name))),
+        cast("Any", names),
+    )
+    assert Found(rows).saturation("fastapi") == dict.fromkeys(range(plan.rounds), 50)
+    return Counter((row.system, row.kind, row.rate) for row in rows)
+
+
+def test_what_the_goals_compare_is_measured_in_more_rounds() -> None:
+    """The rest is measured in the first ones only, and with `--goals` not at all."""
+    found = counted(Plan(rates=(1.0, 50.0), rounds=2, goal_rounds=5))
+    assert found == {
+        ("ours-sqlite", "orders", 1): 4,
+        ("fastapi", "orders", 1): 4,
+        ("ours-sqlite", "orders", 50): 10,
+        ("fastapi", "orders", 50): 10,
+        ("floor", "orders", 50): 4,
+        ("ours-sqlite", "batch", 2): 5,
+        ("fastapi", "batch", 2): 5,
+        ("ours-sqlite", "climb", 100): 2,
+        ("fastapi", "climb", 100): 2,
+    }
+    goals = counted(planned(Plan(), rounds=3, goals=True, random=False))
+    assert goals == {
+        ("ours-sqlite", "orders", 50): 6,
+        ("fastapi", "orders", 50): 6,
+        ("ours-sqlite", "batch", 2): 3,
+        ("fastapi", "batch", 2): 3,
+    }

@@ -26,6 +26,7 @@ from ticker_actors.model.changes import (
     Change,
     CommitAnswer,
     Committed,
+    DeliveryResult,
     Key,
     KeyTaken,
     Unstorable,
@@ -317,6 +318,33 @@ async def test_what_is_waited_for_stirs(autojump_clock: MockClock) -> None:
         assert trio.current_time() - began == pytest.approx(5.5)
         await parts.outbox.quiet(2, began + 100)
         assert trio.current_time() - began == pytest.approx(12)
+
+
+async def test_results_of_webhooks_do_not_stir(autojump_clock: MockClock) -> None:
+    """They are the end of something; what they share a transaction with stirs all the same."""
+    result = DeliveryResult(
+        delivery_id="dlv_1",
+        attempt=1,
+        state="succeeded",
+        next_at=None,
+        started_at=AT,
+        seconds=0.1,
+        status_code=200,
+        error=None,
+    )
+    async with started() as parts:
+        await parts.commit(replace(change("result"), deliveries=(result,)))
+        began = trio.current_time()
+        await parts.outbox.quiet(2, began + 100)
+        assert trio.current_time() == began
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(parts.commit, change("news"), news=True))
+            nursery.start_soon(parts.commit, replace(change("again"), deliveries=(result,)))
+            nursery.start_soon(parts.commit, change("order"))
+        assert sorted(parts.writer.groups[-1]) == ["again", "news", "order"]
+        began = trio.current_time()
+        await parts.outbox.quiet(2, began + 100)
+        assert trio.current_time() == began + 2
 
 
 async def test_who_asked_is_answered_before_clients_are_told(autojump_clock: MockClock) -> None:

@@ -26,6 +26,7 @@ from ticker_actors.actors.webhook_dispatcher import (
     ALL,
     EACH,
     EACH_HOST,
+    FRESH_SECONDS,
     LOOK_SECONDS,
     QUIET_SECONDS,
     RESULT_SECONDS,
@@ -751,6 +752,24 @@ async def test_slow_results_starve_no_looks(
             await trio.sleep(3 * outbox.commit_seconds)
             (gone,) = bench.times(f"new {number}")
             assert gone < came + 2 * outbox.commit_seconds
+
+
+async def test_a_dead_receivers_backlog_costs_no_looks(
+    outbox: MemoryOutbox, autojump_clock: MockClock
+) -> None:
+    """What waits for its places gains nothing when another's delivery has ended."""
+    dead, living = "https://dead.test/", "https://living.test/"
+    for number in range(AHEAD - 1):
+        outbox.put(f"dead {number}", "dead", dead)
+    poster = FakePoster(dead=(dead,), seconds=1.5 * FRESH_SECONDS)
+    async with at_work(outbox, poster) as bench:
+        await trio.sleep(1)
+        looks = outbox.looks
+        for number in range(3):
+            outbox.put(f"{number}", "living", living)
+            bench.wakeup.ring()
+            await trio.sleep(1)
+        assert outbox.looks == looks + 3
 
 
 async def test_results_take_no_place_from_what_is_new(

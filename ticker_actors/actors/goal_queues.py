@@ -12,7 +12,7 @@ class GoalQueues:
     """Those of one account that are not finished, by order, in the order in which they came."""
 
     def __init__(self, tasks: Mapping[str, OrderTask]) -> None:
-        """`tasks`: all of the account, as they stand."""
+        """`tasks`: those that the ledger holds, as they stand."""
         self._tasks = tasks
         self._queues: dict[str, list[str]] = {}
 
@@ -42,7 +42,10 @@ class GoalQueues:
             yield self._tasks[task_id]
 
     def sendable(self, now: Moment) -> Iterator[OrderTask]:
-        """Those that may go out: one an order at a time, cancels first."""
+        """Those that may go out: one an order at a time, cancels first.
+
+        All are to be taken before any is changed.
+        """
         for queue in self._queues.values():
             waiting = [self._tasks[task_id] for task_id in queue]
             if any(task.phase is Phase.SENT for task in waiting):
@@ -53,7 +56,7 @@ class GoalQueues:
             if task.phase in {Phase.QUEUED, Phase.WAITING} and due:
                 yield task
 
-    def resolving(self) -> bool:
+    def any_resolving(self) -> bool:
         """Whether any waits for its order to show what became of it."""
         return any(
             self._tasks[task_id].phase is Phase.RESOLVING
@@ -78,7 +81,7 @@ class GoalQueues:
                 yield task
 
     def superseded(self, newer: OrderTask) -> Iterator[OrderTask]:
-        """Modifications that were not sent, and whose place a later one of their order takes."""
+        """Modifications that wait to be sent, and whose place a later one of their order takes."""
         for older in self.of(newer.order_id):
             if (
                 older.task_id != newer.task_id

@@ -408,10 +408,10 @@ class Lane:
             return last + PROBE_READ  # a broker in trouble is not helped by reads
         if not ledger.admission.gate_open or ledger.missing or self._last_error is not None:
             wanted.append(last + GATE_READ)
-        if ledger.lost:
+        if ledger.lost.any_lost():
             step = min(self._unknown_reads, len(UNKNOWN_READS) - 1)
             wanted.append(last + UNKNOWN_READS[step])
-        if ledger.goals.resolving():
+        if ledger.goals.any_resolving():
             wanted.append(last + GOAL_READ)
         wanted.append(ledger.views.next_look(last))
         if ledger.views.any_open() and not self._feed_up:

@@ -613,7 +613,7 @@ class Ledger:
         """Put the task where its phase wants it: the queue, a timer, a watch."""
         name, place = task.task_id, task.operation == "place_order"
         self._queue.pop(name, None)
-        self.lost.settle(name)
+        self.lost.forget(name)
         match task.phase:
             case Phase.QUEUED:
                 if place:

@@ -1,8 +1,9 @@
-"""Orders whose reply was lost: neither placed nor failed, until the broker's book says which.
+"""Orders whose reply was lost: neither placed nor failed, until the broker shows which.
 
 Their tasks are `resolving`, and nothing is sent again for them. A report of the order, from the
-book or the feed, ends it well; enough reads that do not show it prove that it is absent (see
-`model.absence`), and then the ledger may say so.
+book or the feed, ends it well. Enough reads of the book that do not show it prove that it is absent
+(see `model.absence`), and then the ledger may say so. If the day ends before either, it is told as
+unresolved.
 """
 
 from dataclasses import dataclass, field
@@ -19,17 +20,18 @@ class LostReplies:
     """Seconds that an unknown order may take to appear."""
     _watches: dict[str, AbsenceWatch] = field(default_factory=dict)
     _absent: set[str] = field(default_factory=set)
-    """Tasks whose watch has its proof, until they are settled."""
+    """Tasks whose watch has its proof, until they are forgotten."""
 
-    def __bool__(self) -> bool:
+    def any_lost(self) -> bool:
+        """Whether one is looked out for."""
         return bool(self._watches)
 
     def watch(self, task_id: str, *, since: float, day: date) -> None:
         """Look out for a task's order, in the book of that day."""
         self._watches[task_id] = AbsenceWatch(since, day, self.horizon)
 
-    def settle(self, task_id: str) -> None:
-        """It is known what became of it, or it was not lost at all."""
+    def forget(self, task_id: str) -> None:
+        """Look out for it no more, if it was looked out for."""
         self._watches.pop(task_id, None)
         self._absent.discard(task_id)
 
@@ -52,6 +54,5 @@ class LostReplies:
 
     def want_whole(self, began: float, *, orders_known: bool) -> bool:
         """Whether a read that begins then is to give every row, and count none as repeated."""
-        return any(
-            watch.wants(began, orders_known=orders_known) for watch in self._watches.values()
-        )
+        watches = self._watches.values()
+        return any(watch.wants(began, orders_known=orders_known) for watch in watches)

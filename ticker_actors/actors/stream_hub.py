@@ -40,7 +40,7 @@ from ticker_actors.model.orders import OrderView
 from ticker_actors.model.stream_messages import CloseCode
 
 MAILBOX_SIZE = 100
-"""Groups of events; persistence waits for room, which the hub makes within two turns."""
+"""Groups of events; persistence waits for room, which the hub soon makes."""
 MOST_TOGETHER = 100
 """Events that have come together are told together: a socket takes ten frames for little more than
 the price of one. A commit has at most about as many."""

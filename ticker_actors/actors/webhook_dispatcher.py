@@ -28,8 +28,8 @@ EACH = 4
 AHEAD = 16
 """Read of one subscription in one look: as many as can go until the next look."""
 FRESH_SECONDS = 0.1
-"""For how long after a look what it showed may still be begun: since then a webhook may have been
-deleted."""
+"""For how long after a look began what it showed may still be begun, when it has ended: since then
+a webhook may have been deleted."""
 EACH_HOST = 8
 """Under way to one host and port: two of its subscriptions at full speed."""
 ALL = 64
@@ -89,12 +89,15 @@ class Places:
     def __init__(self) -> None:
         self._taken = Counter[str]()
 
+    def room(self, delivery: Delivery) -> bool:
+        """Whether none of its limits is reached."""
+        return all(self._taken[name] < most for name, most in _limits(delivery).items())
+
     def take(self, delivery: Delivery) -> bool:
-        """Take a place; False when one of its limits is reached."""
-        limits = _limits(delivery)
-        if any(self._taken[name] >= most for name, most in limits.items()):
+        """Take a place; False when there is no room."""
+        if not self.room(delivery):
             return False
-        self._taken.update(limits.keys())
+        self._taken.update(_limits(delivery).keys())
         return True
 
     def free(self, delivery: Delivery) -> None:
@@ -169,8 +172,7 @@ class WebhookDispatcher:
                 await self._sleep()
                 await self._pause()
                 self._poster.tidy()
-            await self._settle()  # what ended while the last results were stored
-        await self._settle()
+            await self._settle()  # what has ended since; what still ends does so itself
 
     async def _watch_mailbox(self) -> None:
         async for _ in self._mailbox:
@@ -193,8 +195,8 @@ class WebhookDispatcher:
     async def _settle(self) -> None:
         """Store what has come of deliveries, of all accounts together.
 
-        They are forgotten only here, never during a look: that may still show one as pending whose
-        result was stored since, and it must not go out again.
+        They are forgotten only here, never while a look reads and may still begin: it may show one
+        as pending whose result was stored since, and that must not go out again.
         """
         if not self._finished:
             return
@@ -223,11 +225,11 @@ class WebhookDispatcher:
         elif len(finished) > 1:
             for one in finished:
                 await self._store([one])
-        # else it is not forgotten: it would go again without end
+        # else it is not forgotten, and keeps its row of each look: it would go again without end
 
     async def _look(self) -> None:
         """Read what is due, and begin what has a place."""
-        if self._behind:
+        if self._behind:  # only then does the table show what was behind them
             await self._settle()
         self._wakeup.heed()
         self._waiting.clear()  # what an older look has shown may not be so any more
@@ -271,7 +273,8 @@ class WebhookDispatcher:
         """Until something happens, the next is due, or what has ended is to be stored.
 
         All that was due is under way, has ended, or waits for one of these, so only what is due
-        later counts. It is known once it was asked for: only our own results put it off.
+        later counts. It is known once it was asked for: only our own results put it off, or a clock
+        set back, by `LONGEST_SLEEP` at the most.
         """
         end = min(self._looked_at + LONGEST_SLEEP, self._settle_at)
         if self._next_at is not None:
@@ -293,7 +296,7 @@ class WebhookDispatcher:
         now = trio.current_time()
         if fresh := now - self._looked_at < FRESH_SECONDS:
             self._begin()
-        if self._hides(delivery) or (self._waiting and not fresh):
+        if self._hides(delivery) or (not fresh and any(map(self._places.room, self._waiting))):
             self._behind = True
             self._sleeping.cancel()
         self._settle_at = min(self._settle_at, now + RESULT_SECONDS)
