@@ -149,6 +149,15 @@ def counted(plan: Plan) -> Counter[tuple[str, str, float]]:
     return Counter((row.system, row.kind, row.rate) for row in rows)
 
 
+def test_a_goal_of_which_nothing_was_measured_is_missed() -> None:
+    """It stands in the table all the same; only saturation may have been left out on purpose."""
+    goals = list(Found([]).goals())
+    assert len(goals) == 10
+    assert not any(goal.met for goal in goals)
+    assert all("**missed**" in goal.line() for goal in goals)
+    assert len(list(Found([]).goals(saturation=False))) == 8
+
+
 def test_what_the_goals_compare_is_measured_in_more_rounds() -> None:
     """The rest is measured in the first ones only, and with `--goals` not at all."""
     found = counted(Plan(rates=(1.0, 50.0), rounds=2, goal_rounds=5))
