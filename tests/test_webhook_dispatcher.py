@@ -218,6 +218,13 @@ class Bench:
     metrics: Metrics
     dispatcher: WebhookDispatcher
 
+    def add(
+        self, name: str, webhook: str = "w", url: str = "https://w.test/hook", order: str = ""
+    ) -> None:
+        """A delivery that is due now, and the ring that persistence gives for it."""
+        self.outbox.put(name, webhook, url, order)
+        self.wakeup.ring()
+
     def times(self, name: str) -> list[float]:
         return [round(post.at, 3) for post in self.poster.posts if post.name == name]
 
@@ -303,8 +310,7 @@ async def test_a_new_delivery_ends_the_sleep(
     """It goes at once, when nothing else is stored."""
     async with at_work(outbox) as bench:
         await trio.sleep(1.5)
-        outbox.put("a")
-        bench.wakeup.ring()
+        bench.add("a")
         await wait_all_tasks_blocked()
         assert bench.times("a") == [1.5]
 
@@ -450,8 +456,7 @@ async def test_an_old_read_sends_nothing_twice(autojump_clock: MockClock) -> Non
     async with at_work(outbox, FakePoster(seconds=3)) as bench:
         for number in range(10):
             await trio.sleep(1)
-            outbox.put(f"{number}")
-            bench.wakeup.ring()
+            bench.add(f"{number}")
         await trio.sleep(60)
     counts = Counter(post.name for post in bench.poster.posts)
     assert set(counts.values()) == {1}
@@ -500,8 +505,7 @@ async def test_results_do_not_wait_for_each_other(
     """However soon others come, the first is stored in its time, with those that are there."""
     async with at_work(outbox, FakePoster(seconds=1)) as bench:
         for number in range(4):
-            outbox.put(f"{number}")
-            bench.wakeup.ring()
+            bench.add(f"{number}")
             await trio.sleep(0.06)
         await trio.sleep(2)
     assert outbox.stored_at == pytest.approx({"0": 1.1, "1": 1.1, "2": 1.22, "3": 1.22})
@@ -514,11 +518,9 @@ async def test_results_go_with_the_next_look(
     outbox.commit_seconds = 0.5
     async with at_work(outbox) as bench:
         await trio.sleep(1)
-        outbox.put("a")
-        bench.wakeup.ring()
+        bench.add("a")
         await trio.sleep(0.05)
-        outbox.put("b")
-        bench.wakeup.ring()
+        bench.add("b")
         await trio.sleep(5)
         assert bench.times("b") == [1.05]
         assert outbox.stored_at == pytest.approx({"a": 1.55, "b": 2.05})
@@ -538,8 +540,7 @@ async def test_the_next_of_an_order_goes_soon(
         bench.wakeup.ring()
         await trio.sleep(after)
         if after:
-            outbox.put("b", order="o")
-            bench.wakeup.ring()
+            bench.add("b", order="o")
         await trio.sleep(1)
         (gone,) = bench.times("b")
         # A look that shows it is hidden, its pause of four times as long, a commit, and a look.
@@ -591,8 +592,7 @@ async def test_orders_go_first(outbox: MemoryOutbox, autojump_clock: MockClock) 
         await trio.sleep(0.999)
         nursery.start_soon(orders)
         await trio.sleep(0.001)
-        outbox.put("a")
-        bench.wakeup.ring()
+        bench.add("a")
         await trio.sleep(0.019)
         assert not bench.poster.posts
         await trio.sleep(0.002)
@@ -609,8 +609,7 @@ async def test_a_receiver_does_not_fall_behind_for_them(
     outbox.look_seconds = outbox.commit_seconds = 0.001
     async with at_work(outbox, FakePoster(seconds=0.001)) as bench:
         for number in range(1000):
-            outbox.put(f"{number}")
-            bench.wakeup.ring()
+            bench.add(f"{number}")
             bench.wakeup.stir()
             await trio.sleep(0.001)
             assert len(bench.poster.posts) > number - 3 * AHEAD
@@ -627,8 +626,7 @@ async def test_a_dead_receiver_takes_no_turn_from_orders(
         outbox.put(f"dead {number}", "dead", dead)
     async with at_work(outbox, FakePoster(dead=(dead,))) as bench:
         await trio.sleep(1)
-        outbox.put("a", "living", "https://living.test/")
-        bench.wakeup.ring()
+        bench.add("a", "living", "https://living.test/")
         bench.wakeup.stir()
         await trio.sleep(0.1)
         assert bench.times("a") == [1 + QUIET_SECONDS]
@@ -657,8 +655,7 @@ async def test_what_is_new_goes_when_it_is_quiet(
     """Not after the longest wait."""
     async with at_work(outbox) as bench:
         await trio.sleep(1)
-        outbox.put("a")
-        bench.wakeup.ring()
+        bench.add("a")
         bench.wakeup.stir()
         await trio.sleep(1)
         assert bench.times("a") == [1 + QUIET_SECONDS]
@@ -673,8 +670,7 @@ async def test_stopping_while_a_result_is_stored(
     outbox.put("a")
     async with at_work(outbox) as bench:
         await trio.sleep(0.5)
-        outbox.put("b")
-        bench.wakeup.ring()
+        bench.add("b")
     assert trio.current_time() == pytest.approx(RESULT_SECONDS + 1)
     assert outbox.states == {"a": "succeeded", "b": "pending"}
 
@@ -689,8 +685,7 @@ async def test_the_longer_a_look_takes_the_fewer_there_are(
     outbox.look_seconds = length
     async with at_work(outbox) as bench:
         for number in range(1000):
-            outbox.put(f"{number}")
-            bench.wakeup.ring()
+            bench.add(f"{number}")
             await trio.sleep(0.001)
         assert outbox.looks == pytest.approx(most, rel=0.1)
         await trio.sleep(1)
@@ -747,8 +742,7 @@ async def test_slow_results_starve_no_looks(
         for number in range(10):
             await trio.sleep(0.9)
             came = trio.current_time()
-            outbox.put(f"new {number}", "living", living)
-            bench.wakeup.ring()
+            bench.add(f"new {number}", "living", living)
             await trio.sleep(3 * outbox.commit_seconds)
             (gone,) = bench.times(f"new {number}")
             assert gone < came + 2 * outbox.commit_seconds
@@ -766,8 +760,7 @@ async def test_a_dead_receivers_backlog_costs_no_looks(
         await trio.sleep(1)
         looks = outbox.looks
         for number in range(3):
-            outbox.put(f"{number}", "living", living)
-            bench.wakeup.ring()
+            bench.add(f"{number}", "living", living)
             await trio.sleep(1)
         assert outbox.looks == looks + 3
 
@@ -779,8 +772,7 @@ async def test_results_take_no_place_from_what_is_new(
     outbox.look_seconds = outbox.commit_seconds = 0.004
     async with at_work(outbox, FakePoster(seconds=0.001)) as bench:
         for number in range(500):
-            outbox.put(f"{number}")
-            bench.wakeup.ring()
+            bench.add(f"{number}")
             await trio.sleep(1 / 700)
         await trio.sleep(1)
     assert median(post.at - int(post.name) / 700 for post in bench.poster.posts) < 0.04
@@ -809,8 +801,7 @@ async def test_stopping_before_it_is_quiet(outbox: MemoryOutbox, autojump_clock:
     """What was to go then is left for the next start."""
     async with at_work(outbox) as bench:
         await trio.sleep(1)
-        outbox.put("a")
-        bench.wakeup.ring()
+        bench.add("a")
         bench.wakeup.stir()
         await trio.sleep(0.001)
     assert trio.current_time() == pytest.approx(1 + QUIET_SECONDS)
