@@ -5,16 +5,16 @@ from functools import cache
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from ticker_actors.instruments import Counters, Histograms
 
 _FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """Seconds: from one commit on a good disk to the longest wait a client may ask for."""
@@ -37,125 +37,93 @@ class _DepthCollector(Collector):
 
 
 class Metrics:
-    """All metrics of one service, in a registry of its own.
-
-    Those with labels are functions of them: the library looks a child up under a lock, each time.
-    """
+    """All metrics of one service, in a registry of its own; called by their labels."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         GCCollector(registry=registry)
         PlatformCollector(registry=registry)
         ProcessCollector(registry=registry)
-        self.tasks = cache(
-            Counter(
-                "ticker_tasks",
-                "Finished tasks",
-                ["operation", "status", "reason"],
-                registry=registry,
-            ).labels
+        self.tasks = Counters(
+            "ticker_tasks", "Finished tasks", ["operation", "status", "reason"], registry
         )
-        self.denied = cache(
-            Counter(
-                "ticker_orders_denied",
-                "Orders refused by our own risk checks",
-                ["account_id"],
-                registry=registry,
-            ).labels
+        self.denied = Counters(
+            "ticker_orders_denied",
+            "Orders refused by our own risk checks",
+            ["account_id"],
+            registry,
         )
-        self.stage = cache(
-            Histogram(
-                "ticker_stage_seconds",
-                "Seconds of one stage: a commit (waiting included), a broker call, a read of the "
-                "order book, a task from submission to its first send and to its end",
-                ["stage"],
-                buckets=_FAST,
-                registry=registry,
-            ).labels
+        self.stage = Histograms(
+            "ticker_stage_seconds",
+            "Seconds of one stage: a commit (waiting included), a broker call, a read of the "
+            "order book, a task from submission to its first send and to its end",
+            ["stage"],
+            _FAST,
+            registry,
         )
-        self.broker_calls = cache(
-            Counter(
-                "ticker_broker_calls",
-                "Calls to a broker and what they proved",
-                ["account_id", "call", "outcome"],
-                registry=registry,
-            ).labels
+        self.broker_calls = Counters(
+            "ticker_broker_calls",
+            "Calls to a broker and what they proved",
+            ["account_id", "call", "outcome"],
+            registry,
         )
-        self.commit_changes = Histogram(
-            "ticker_commit_changes",
-            "Changes in one durable transaction",
-            buckets=_COUNTS,
-            registry=registry,
-        )
-        self.commit_seconds = Histogram(
-            "ticker_commit_seconds",
-            "Seconds of one durable transaction",
-            buckets=_FAST,
-            registry=registry,
-        )
-        self.events = cache(
-            Counter(
-                "ticker_events", "Events committed to the log", ["event"], registry=registry
-            ).labels
-        )
+        self.commit_changes = Histograms(
+            "ticker_commit_changes", "Changes in one durable transaction", [], _COUNTS, registry
+        )()
+        self.commit_seconds = Histograms(
+            "ticker_commit_seconds", "Seconds of one durable transaction", [], _FAST, registry
+        )()
+        self.events = Counters("ticker_events", "Events committed to the log", ["event"], registry)
         self.stream_connections = cache(
             Gauge(
                 "ticker_stream_connections", "Open order streams", ["account_id"], registry=registry
             ).labels
         )
-        self.stream_messages = Counter(
+        self.stream_messages = Counters(
             "ticker_stream_messages",
             "Events given to stream clients as they were published",
-            registry=registry,
+            [],
+            registry,
+        )()
+        self.stream_resumes = Counters(
+            "ticker_stream_starts",
+            "Streams that went live: fresh, resumed without a loss, or after a gap",
+            ["status"],
+            registry,
         )
-        self.stream_resumes = cache(
-            Counter(
-                "ticker_stream_starts",
-                "Streams that went live: fresh, resumed without a loss, or after a gap",
-                ["status"],
-                registry=registry,
-            ).labels
-        )
-        self.stream_replayed = Counter(
+        self.stream_replayed = Counters(
             "ticker_stream_replayed",
             "Events sent again from the log to clients that resumed",
-            registry=registry,
-        )
-        self.stream_dropped = Counter(
+            [],
+            registry,
+        )()
+        self.stream_dropped = Counters(
             "ticker_stream_clients_dropped",
             "Stream clients closed because they did not keep up",
-            registry=registry,
+            [],
+            registry,
+        )()
+        self.deliveries = Counters(
+            "ticker_webhook_attempts",
+            "Webhook requests on the wire",
+            ["event", "result"],
+            registry,
         )
-        self.deliveries = cache(
-            Counter(
-                "ticker_webhook_attempts",
-                "Webhook requests on the wire",
-                ["event", "result"],
-                registry=registry,
-            ).labels
+        self.delivery_seconds = Histograms(
+            "ticker_webhook_attempt_seconds", "Seconds of one webhook request", [], _FAST, registry
+        )()
+        self.pruned = Counters(
+            "ticker_pruned_rows",
+            "Rows deleted because they were beyond the retention",
+            ["table"],
+            registry,
         )
-        self.delivery_seconds = Histogram(
-            "ticker_webhook_attempt_seconds",
-            "Seconds of one webhook request",
-            buckets=_FAST,
-            registry=registry,
-        )
-        self.pruned = cache(
-            Counter(
-                "ticker_pruned_rows",
-                "Rows deleted because they were beyond the retention",
-                ["table"],
-                registry=registry,
-            ).labels
-        )
-        self.http = cache(
-            Histogram(
-                "ticker_http_request_seconds",
-                "Seconds of one HTTP request, waits asked for included",
-                ["method", "route", "status"],
-                buckets=_FAST,
-                registry=registry,
-            ).labels
+        self.http = Histograms(
+            "ticker_http_request_seconds",
+            "Seconds of one HTTP request, waits asked for included",
+            ["method", "route", "status"],
+            _FAST,
+            registry,
         )
 
     def watch_mailboxes(self, depths: Callable[[], Iterable[tuple[str, int]]]) -> None:

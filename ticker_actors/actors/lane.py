@@ -178,9 +178,12 @@ class Lane:
         So the lane's time is never set back: it is the wall clock's, or what it would be if it had
         gone on as Trio's does, whichever is later. Set forward (a suspend), it is followed at once.
         """
-        self._not_before(self._clock.now())
-        mono = trio.current_time()
-        return Moment(self._second_zero + timedelta(seconds=mono), mono)
+        wall, mono = self._clock.now(), trio.current_time()
+        at = self._second_zero + timedelta(seconds=mono)
+        if wall > at:
+            self._not_before(wall)
+            at = wall
+        return Moment(at, mono)
 
     def _not_before(self, instant: datetime) -> None:
         """It is this late, or later: also what a dead process wrote is not of the future."""

@@ -1,15 +1,14 @@
 """Time as the exchange counts it. All instants are aware datetimes in UTC; days are IST dates."""
 
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from functools import lru_cache
+from typing import NamedTuple
 
 IST = timezone(timedelta(hours=5, minutes=30), "IST")
 """India has one zone and no summer time, so a fixed offset is exact."""
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(NamedTuple):
     """Now, on both clocks. `at` never goes back within a process, as its lane sees to."""
 
     at: datetime

@@ -13,6 +13,7 @@ side or quantity. It is compared without case.
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ticker_actors.model.ids import base36
 
@@ -34,6 +35,7 @@ class Tag:
         return f"1{self.installation}{self.intent}00{base36(self.send, 2)}"
 
 
+@lru_cache(maxsize=64)  # an order is reported several times in a row
 def parse(text: str) -> Tag | None:
     """The parts of a tag, or None when no installation of this service can have made it."""
     match = _FORM.fullmatch(text.upper()) if text.isascii() else None

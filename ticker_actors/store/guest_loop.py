@@ -61,11 +61,12 @@ class GuestLoop(asyncio.SelectorEventLoop):
     async def host(self) -> Never:
         """Make a pass whenever there is something to do, until cancelled."""
         while True:
-            if self._unrun:
-                await trio.lowlevel.checkpoint()
-            else:
-                with trio.move_on_after(self._sleeps) as self._sleep:
+            with trio.move_on_after(self._sleeps) as self._sleep:
+                while not self._unrun:  # a scope for each sleep would cost as much as the pass
                     await trio.lowlevel.wait_readable(self._files.fileno())
+                    self._pass()
+            # A timer is due, or something was scheduled outside of a pass or left by the last one.
+            await trio.lowlevel.checkpoint()
             self._pass()
 
     def end(self) -> None:
@@ -124,8 +125,8 @@ class GuestLoop(asyncio.SelectorEventLoop):
             self._awake = False
         if self._unrun:
             self._wake()
-        else:  # for a host that sleeps while a caller makes the pass
-            self._sleep.deadline = trio.current_time() + self._sleeps
+        elif (until := trio.current_time() + self._sleeps) != self._sleep.deadline:  # seldom
+            self._sleep.deadline = until
 
     def _rest(self, found: bool, timeout: float | None) -> None:  # noqa: FBT001  # of a selector
         """End the pass where the loop would sleep, or when it has gone on for long."""

@@ -77,7 +77,7 @@ def create_app(parts: Parts) -> QuartTrio:
         rule = request.url_rule
         method, route = ("other", "other") if rule is None else (request.method, rule.rule)
         seconds = trio.current_time() - g.began
-        parts.metrics.http(method, route, response.status_code).observe(seconds)
+        parts.metrics.http(method, route, str(response.status_code)).observe(seconds)
         await hang_up_unless_arrived(response)
         for name, value in doors.origin_headers(request).items():
             response.headers.add(name, value)

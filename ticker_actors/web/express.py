@@ -91,7 +91,7 @@ class Express:
         except Exception as error:  # noqa: BLE001  # told, and logged where it is a bug
             answer = (problem_of(error) or self._bug(error, asked)).answer()
         seconds = trio.current_time() - began
-        self._parts.metrics.http("POST", asked.path, answer.status).observe(seconds)
+        self._parts.metrics.http("POST", asked.path, str(answer.status)).observe(seconds)
         answer.headers.update(self._doors.origin_headers(asked))
         return answer
 
