@@ -1,6 +1,7 @@
 """Both stores, by the same tests: whole or not at all, in sequence, by one writer."""
 
 import json
+import re
 from collections.abc import AsyncGenerator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -42,6 +43,7 @@ from ticker_actors.model.changes import (
     Unstorable,
 )
 from ticker_actors.model.tasks import OrderTask, Phase, Reason, TaskStatus
+from ticker_actors.store.commit import TARGETS, Target
 from ticker_actors.store.tables import StaleEpochError, Store
 
 
@@ -105,6 +107,82 @@ async def test_a_task_comes_back_as_it_was(store: Store, stored: OrderTask) -> N
     assert await store.task("task_1") == stored
     assert await store.task_by_intent(stored.intent) == stored
     assert await store.task("task_2") is None
+
+
+def row_of_each(name: str, time: int) -> Change:
+    """A row in every table that is named so; its key and its event are new each time."""
+    placed = replace(
+        FULL, task_id=name, idempotency_key=name, order_id=name, batch_id=name, intent=name
+    )
+    batch = Batch(
+        batch_id=name,
+        account_id="primary",
+        idempotency_key=name,
+        rollback_on_failure=True,
+        task_ids=(name, UNICODE),
+        created_at=AT,
+        progress_at=AT + SECOND,
+        state="partly_succeeded",
+        cause=UNICODE,
+        completed_at=AT + SECOND,
+        answer={"success": False, "average_price": 0.1, "error": None},
+    )
+    sent = Attempt(
+        task_id=name,
+        send=2,
+        account_id="primary",
+        operation="place_order",
+        broker_tag="t",
+        epoch=2**62,
+        sent_at=AT,
+        answered_at=AT + SECOND,
+        outcome="unknown",
+        detail=UNICODE,
+    )
+    row = replace(order().order, order_id=name, price=1 / 3, tags=("a", UNICODE))
+    return change(
+        placed,
+        key=Key(f"{name}{time}", "hash", "task", name, "primary"),
+        attempts=(sent,),
+        batches=(batch,),
+        orders=(replace(order(tag=UNICODE, task_id=name), order=row),),
+        webhooks=(webhook(name, ("order_failed",), secret=UNICODE, active=False),),
+        events=(event(f"{name}{time}", order_id=name, data=msgspec.Raw(b'{"a": 1e-5,"b" :null}')),),
+        deliveries=(
+            DeliveryResult(
+                delivery_id=name,
+                attempt=3,
+                state="pending",
+                next_at=AT,
+                started_at=AT + SECOND,
+                seconds=0.1,
+                status_code=500,
+                error=UNICODE,
+            ),
+        ),
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.table)
+async def test_a_row_is_the_same_alone_and_beside_others(
+    store: Store, place: Place, target: Target
+) -> None:
+    """However many rows of its table one transaction writes; also when they replace others."""
+    await commit(store, change(webhooks=(webhook("all"),)))
+    for time in range(2):  # the second time, all that can be are replaced
+        first, *more = (row_of_each(name, time) for name in "жщю")
+        assert await commit(store, first) == [Committed]
+        assert await commit(store, *more) == [Committed] * 2
+    columns = ", ".join(name for name in target.columns if name != "sequence")
+    found = [
+        re.sub(
+            r'"sequence":\d+', "", " ".join(v.decode() if type(v) is bytes else str(v) for v in row)
+        )
+        for row in place.execute(f"SELECT {columns} FROM {target.table}")  # noqa: S608  # ours
+    ]
+    alone, *others = ({row.replace(name, "?") for row in found if name in row} for name in "жщю")
+    assert alone
+    assert others == [alone, alone]
 
 
 async def test_the_full_task_here_is_full() -> None:

@@ -122,10 +122,16 @@ async def test_what_a_frozen_backend_runs_late_writes_nothing(
 
 def replace_ids(transaction: Transaction) -> Transaction:
     """The same statement for rows of other names: only the fence can stop it."""
-    arguments = [text.replace("_1", "_9").replace("key-1", "k9") for text in transaction.arguments]
+    others = {"_1": "_9", "key-1": "k9", "000000000001": "000000000009"}
+
+    def renamed(value: object) -> object:
+        for name, other in others.items():
+            value = value.replace(name, other) if isinstance(value, str) else value
+        return value
+
     return Transaction(
         transaction.sql,
-        [text.replace("000000000001", "000000000009") for text in arguments],
+        [renamed(value) for value in transaction.arguments],
         transaction.fences,
         transaction.answers,
     )

@@ -1,7 +1,8 @@
 """Rows and structs: every table's row as a struct, whose fields are named like the columns.
 
-A commit hands them to either database as JSON, which it takes apart itself; single rows and
-parameters go to SQLite as plain values (`of`, `column`). Both are read back with `to`.
+A commit hands them to either database as JSON, which it takes apart itself, but for single rows,
+which PostgreSQL is given as `parameters`; other single rows and parameters go to SQLite as plain
+values (`of`, `column`). All are read back with `to`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -115,6 +116,17 @@ def column(value: object) -> object:
 def of(struct: msgspec.Struct, columns: Iterable[str] | None = None) -> tuple[Any, ...]:
     """The values of a struct's fields: of these columns, or of all."""
     return tuple(column(getattr(struct, name)) for name in columns or struct.__struct_fields__)
+
+
+def parameters(struct: msgspec.Struct, columns: Iterable[str]) -> list[object]:
+    """The values of these columns as PostgreSQL's client takes them; JSON is a text."""
+    values: list[object] = []
+    for name in columns:
+        value = getattr(struct, name)
+        if name in JSON_COLUMNS and value is not None:
+            value = msgspec.json.encode(value).decode()
+        values.append(value)
+    return values
 
 
 def of_order(view: OrderView, now: datetime) -> Order:
