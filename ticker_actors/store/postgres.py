@@ -38,9 +38,9 @@ from ticker_actors.store import rows
 from ticker_actors.store.commit import Fence, decide
 from ticker_actors.store.postgres_commit import (
     LEASE_SECONDS,
+    Statements,
     Transaction,
     is_there,
-    transaction,
 )
 from ticker_actors.store.postgres_link import (
     BAD_ROW,
@@ -117,6 +117,7 @@ class PostgresStore(Store):
         self._patient = patient
         self._writer: asyncpg.Connection
         self._fences: dict[str, Fence] = {}
+        self._statements = Statements()
         self._leased_until: dict[str, float] = {}
         self._subscriptions: Subscriptions
         self._idle: list[asyncpg.Connection] = []
@@ -361,7 +362,7 @@ class PostgresStore(Store):
                     subscriptions=self._subscriptions,
                     now=now,
                 )
-                statement = transaction(decided)
+                statement = self._statements.transaction(decided)
                 await self._run(statement)
             except asyncpg.UniqueViolationError:
                 if in_doubt:

@@ -1,13 +1,14 @@
 """A commit as one PostgreSQL statement: common table expressions that write every table set-wise.
 
 One statement is one transaction and one round trip. Its first part updates the accounts' rows,
-which fences, orders and counts. The one row of a part comes as parameters, one for each column;
-several come as one array of JSON, so that their number makes no other statement.
+which fences, orders and counts. Few rows, as one order makes, come as parameters, one for each
+column. Where a part has more, each is one array of JSON, whose length makes no other statement.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 
 import msgspec
 
@@ -15,6 +16,12 @@ from ticker_actors.model.changes import CommitAnswer
 from ticker_actors.store import rows
 from ticker_actors.store.commit import TARGETS, Decided, Fence, Part, Target
 
+FEW = 3
+"""Rows of a part that may be parameters, which spares the database the JSON: a leg of a batch makes
+two tasks, its own and the next one's, and two or three events."""
+MOST_FORMS = 40
+"""Statements with parameters. Those that occur first are the ones that occur often; with some fifty
+that have none they are what asyncpg keeps prepared, a hundred: one more is planned each time."""
 LEASE_SECONDS = 15
 """For which a commit or a renewal makes sure of an account, by the database's clock."""
 
@@ -65,13 +72,14 @@ _ALL: dict[Part, str] = {
     "updates": _UPDATE_DELIVERIES,
 }
 """What writes all the rows of a part."""
-_FENCE_COLUMNS = tuple(name for name in Fence.__struct_fields__ if name != "writes")
-_ALONE: dict[Part, tuple[str, ...]] = {
+_COLUMNS: dict[Part, tuple[str, ...]] = {
     **{part: target.columns for part, target in TARGETS.items()},
-    "fences": _FENCE_COLUMNS,
+    "fences": tuple(name for name in Fence.__struct_fields__ if name != "writes"),
 }
-"""The columns of a row that is the only one of its part, where it may come as parameters. Nobody
-waits for the other parts."""
+"""Of the parts whose rows may be parameters; nobody waits for the others."""
+
+Form = tuple[tuple[Part, int], ...]
+"""The parts of a statement, and how many rows of each are parameters: 0 when they are JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,46 +93,59 @@ class Transaction:
     answers: list[CommitAnswer]
 
 
-def transaction(decided: Decided) -> Transaction:
-    """The statement that writes what was decided."""
-    form: list[tuple[Part, bool]] = []
-    arguments: list[object] = []
-    for part, structs in decided.parts.items():
-        alone = len(structs) == 1 and part in _ALONE
-        form.append((part, alone))
-        if alone:
-            arguments += rows.parameters(structs[0], _ALONE[part])
+class Statements:
+    """The statements of one writer: no more than its connection keeps prepared."""
+
+    def __init__(self) -> None:
+        self._forms: set[Form] = set()
+        """Of those with parameters."""
+
+    def transaction(self, decided: Decided) -> Transaction:
+        """The statement that writes what was decided."""
+        form = self._form(decided)
+        arguments: list[object] = []
+        for part, few in form:
+            structs = decided.parts[part]
+            if few:
+                for struct in structs:
+                    arguments += rows.parameters(struct, _COLUMNS[part])
+            else:
+                arguments.append(msgspec.json.encode(structs).decode())
+        return Transaction(_statement(form), arguments, decided.fences, decided.answers)
+
+    def _form(self, decided: Decided) -> Form:
+        form = tuple(
+            (part, len(structs) if part in _COLUMNS else 0)
+            for part, structs in decided.parts.items()
+        )
+        if form not in self._forms:
+            few = len(decided.fences) <= 1 and all(number <= FEW for _, number in form)
+            if not few or len(self._forms) == MOST_FORMS:
+                return tuple((part, 0) for part in decided.parts)
+            self._forms.add(form)
+        return form
+
+
+@lru_cache(maxsize=128)  # asyncpg keeps a hundred prepared
+def _statement(form: Form) -> str:
+    number = count(1)
+    written = []
+    for part, few in form:
+        if few == 0:
+            written.append(_ALL[part].replace("$json", f"${next(number)}"))
         else:
-            arguments.append(msgspec.json.encode(structs).decode())
-    return Transaction(
-        sql=_statement(tuple(form)),
-        arguments=arguments,
-        fences=decided.fences,
-        answers=decided.answers,
-    )
+            found = [{name: f"${next(number)}" for name in _COLUMNS[part]} for _ in range(few)]
+            written.append(_write(part, found))
+    named = (f"part_{n} AS ({sql})" for n, sql in enumerate(written, start=1))
+    return f"WITH {', '.join(named)} SELECT * FROM part_1"
 
 
-@lru_cache(maxsize=256)  # few combinations occur
-def _statement(form: tuple[tuple[Part, bool], ...]) -> str:
-    written, used = [], 0
-    for part, alone in form:
-        if alone:
-            columns = _ALONE[part]
-            numbers = {name: f"${used + n}" for n, name in enumerate(columns, start=1)}
-            written.append(_write_one(part, numbers))
-            used += len(columns)
-        else:
-            used += 1
-            written.append(_ALL[part].replace("$json", f"${used}"))
-    parts = (f"part_{number} AS ({sql})" for number, sql in enumerate(written, start=1))
-    return f"WITH {', '.join(parts)} SELECT * FROM part_1"
-
-
-def _write_one(part: Part, numbers: dict[str, str]) -> str:
-    """What writes the one row of a part, whose columns are parameters of these numbers."""
+def _write(part: Part, found: list[dict[str, str]]) -> str:
+    """What writes the rows of a part, of which these are the parameters by their columns."""
     if part == "fences":
-        return _fence(numbers.__getitem__)
-    return _insert(TARGETS[part], f"VALUES ({', '.join(numbers.values())})")
+        return _fence(found[0].__getitem__)
+    values = (f"({', '.join(row.values())})" for row in found)
+    return _insert(TARGETS[part], f"VALUES {', '.join(values)}")
 
 
 def is_there(transaction: Transaction, writes: dict[str, int]) -> bool:

@@ -124,7 +124,8 @@ def parameters(struct: msgspec.Struct, columns: Iterable[str]) -> list[object]:
     for name in columns:
         value = getattr(struct, name)
         if name in JSON_COLUMNS and value is not None:
-            value = msgspec.json.encode(value).decode()
+            text = msgspec.json.encode(value).decode()
+            value = None if text == "null" else text  # as it is in a row of JSON
         values.append(value)
     return values
 
