@@ -116,6 +116,18 @@ async def test_a_callback_from_outside_is_run(loop: GuestLoop) -> None:
     await done.wait()
 
 
+async def test_what_was_scheduled_before_the_host_is_run() -> None:
+    """A loop that nobody has hosted yet keeps it."""
+    loop, done = GuestLoop(), trio.Event()
+    loop.call_soon(done.set)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop.host)
+        with trio.fail_after(SOON):
+            await done.wait()
+        nursery.cancel_scope.cancel()
+    loop.end()
+
+
 async def test_cancelling_cancels_the_coroutine(loop: GuestLoop) -> None:
     """It sees asyncio's cancellation, and its caller waits until it has ended."""
     ended = []

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 import asyncpg
+import msgspec
 import pytest
 import trio
 from msgspec.structs import replace
@@ -34,8 +35,15 @@ from ticker_actors.model.changes import Attempt, Change, Committed, Key, KeyTake
 from ticker_actors.model.tasks import Phase, Reason, TaskStatus
 from ticker_actors.store import owner as owners
 from ticker_actors.store import postgres, postgres_link
+from ticker_actors.store.commit import Decided, Fence, Part
 from ticker_actors.store.postgres import LEASE_LOOK_SECONDS, RENEW_SECONDS, PostgresStore
-from ticker_actors.store.postgres_commit import LEASE_SECONDS, Transaction
+from ticker_actors.store.postgres_commit import (
+    FEW,
+    LEASE_SECONDS,
+    MOST_FORMS,
+    Statements,
+    Transaction,
+)
 from ticker_actors.store.tables import StaleEpochError, StoreError
 
 ME = owners.this_process()
@@ -135,6 +143,31 @@ def replace_ids(transaction: Transaction) -> Transaction:
         transaction.fences,
         transaction.answers,
     )
+
+
+def test_statements_are_no_more_than_are_kept_prepared() -> None:
+    """Those with parameters are the first that occur; what comes later is JSON."""
+    parts: dict[Part, msgspec.Struct] = {
+        "tasks": task(),
+        "events": event("1"),
+        "webhooks": webhook(),
+        "keys": Key("k", "h", "task", "t", "primary"),
+    }
+    statements, chance, seen = Statements(), Random(1), list[str]()
+    fences: list[Fence] = [Fence(account_id="primary", epoch=1, head_sequence=0)]
+
+    def sql(numbers: Sequence[int]) -> str:
+        found = zip(parts.items(), numbers, strict=True)
+        rows = {part: [row] * number for (part, row), number in found if number}
+        return statements.transaction(Decided({"fences": fences, **rows}, fences, [])).sql
+
+    often = [sql([1, 2, 0, 1]), sql([0, FEW, 0, 0])]
+    for _ in range(1_000):
+        seen.append(sql([chance.randrange(FEW + 2) for _ in parts]))
+    few = {text for text in (*often, *seen) if "json" not in text}
+    assert len(few) == MOST_FORMS
+    assert len(set(seen) - few) <= 2 ** len(parts)
+    assert often == [sql([1, 2, 0, 1]), sql([0, FEW, 0, 0])]
 
 
 async def test_many_changes_of_one_row_are_its_last(

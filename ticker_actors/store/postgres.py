@@ -336,8 +336,10 @@ class PostgresStore(Store):
         except BAD_ROW as error:
             alone = len(changes) == 1
             if alone and (last or not isinstance(error, asyncpg.UniqueViolationError)):
-                _log.error("unstorable change", error=str(error), account_id=changes[0].account_id)
-                return [Unstorable(str(error))]
+                # What asyncpg says of a value that it cannot encode repeats it: it may be a secret.
+                why = str(error.__cause__ or error)
+                _log.error("unstorable change", error=why, account_id=changes[0].account_id)
+                return [Unstorable(why)]
         # One bad row must not fail its neighbours: each goes alone. Once more even if it was alone:
         # a key that another copy has used since it was looked for is found now.
         return [
