@@ -22,7 +22,7 @@ LIBRARIES = ("trio", "quart", "hypercorn", "asyncpg", "fastapi", "uvicorn", "uvl
 def conditions(server: Server | None) -> dict[str, str]:
     """Machine, commit, versions and durability, for people and for a file."""
     found = {
-        "commit": _git("describe", "--always", "--dirty"),
+        "commit": commit(Path.cwd()),
         "time": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "machine": f"{os.cpu_count()} cores of {_processor_name()}",
         "load": " ".join(f"{part:.1f}" for part in os.getloadavg()),
@@ -38,6 +38,13 @@ def conditions(server: Server | None) -> dict[str, str]:
             + ", ".join(f"{name} {value}" for name, value in shown.items())
         )
     return found
+
+
+def commit(folder: Path) -> str:
+    """What is checked out; "-dirty" when more was edited since than what earlier parts left."""
+    others = ("--", ":(top)", ":(top,exclude)bench/results")
+    edited = _git(folder, "status", "--porcelain", "--untracked-files=no", *others)
+    return _git(folder, "describe", "--always") + ("-dirty" if edited else "") or "unknown"
 
 
 def sentence(found: dict[str, str]) -> str:
@@ -76,9 +83,9 @@ def _setting(server: Server, name: str) -> str:
     return str(value)
 
 
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _processor_name() -> str:

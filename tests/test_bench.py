@@ -1,13 +1,16 @@
 """What the benchmarks rest on: percentiles, schedules and slopes."""
 
+import subprocess
 from collections import Counter
 from contextlib import nullcontext
 from itertools import pairwise
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, cast
 
 import pytest
 
+from bench import machine
 from bench.broker import FIRST_ORDER_ID, frame, number_in
 from bench.load import order, schedule
 from bench.order_report import Found, Goal
@@ -179,3 +182,25 @@ def test_what_the_goals_compare_is_measured_in_more_rounds() -> None:
         ("ours-sqlite", "batch", 2): 3,
         ("fastapi", "batch", 2): 3,
     }
+
+
+def test_a_commit_is_edited_by_anything_but_results(tmp_path: Path) -> None:
+    """What an earlier part left does not make the next one's numbers those of unknown code."""
+
+    def git(*words: str) -> None:
+        name = ("-c", "user.name=t", "-c", "user.email=t@localhost")
+        subprocess.run(["git", *name, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    assert machine.commit(tmp_path) == "unknown"
+    code, results = tmp_path / "code.py", tmp_path / "bench" / "results" / "orders.json"
+    results.parent.mkdir(parents=True)
+    code.write_text("")
+    results.write_text("")
+    git("init")
+    git("add", ".")
+    git("commit", "--message", "first")
+    clean = machine.commit(tmp_path)
+    results.write_text("new")
+    assert machine.commit(tmp_path) == clean
+    code.write_text("new")
+    assert machine.commit(tmp_path) == f"{clean}-dirty"
